@@ -1,0 +1,213 @@
+"""`attn bench`: speed of the training step, in units that another machine can compare.
+
+For each shape: images/s; multiply-adds/s as a share of this machine's own matrix-product rate; the ratio to a plain step whose
+retina is cut image by image; what Lightning's loop adds; the time of one glimpse. Everything that is compared is measured
+in turns within one run, and medians are compared.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attn_cli.config import schema
+from attn_cli.data.batches import DataInfo
+from attn_cli.devices import choose_device
+from attn_cli.errors import Refused
+from attn_cli.glimpses.reference import LoopRetina
+from attn_cli.learning.compiling import compiler_found
+from attn_cli.learning.learner import RamLearner
+from attn_cli.learning.training import Clock, fit
+from attn_cli.models.build import build_model
+from attn_cli.runs import write_atomically
+
+MATRIX = 2048  # side of the matrices whose product sets the scale
+
+
+@dataclass(frozen=True)
+class Shape:
+    height: int
+    width: int
+    glimpses: int
+    size: int
+    scales: int
+
+    def __str__(self) -> str:
+        return f"{self.height}x{self.width}, {self.glimpses} glimpses {self.size}x{self.size}x{self.scales}"
+
+
+SHAPES = {
+    "28x28": Shape(28, 28, 6, 8, 1),
+    "60x60": Shape(60, 60, 6, 12, 3),
+    "100x100": Shape(100, 100, 8, 12, 4),
+    "800x800": Shape(800, 800, 8, 12, 4),
+}
+
+
+class SyntheticData:
+    """One random batch, again and again."""
+
+    def __init__(self, shape: Shape, batch_size: int, steps: int, device: torch.device):
+        self.info = DataInfo("synthetic", 1, shape.height, shape.width, 10, tuple("0123456789"), 0, batch_size * steps, 0, 0)
+        generator = torch.Generator().manual_seed(0)
+        images = torch.randint(0, 256, (batch_size, 1, shape.height, shape.width), dtype=torch.uint8, generator=generator)
+        self.images, self.steps = images.to(device), steps
+        self.labels = torch.randint(0, 10, (batch_size,), generator=generator).to(device)
+
+    def steps_per_epoch(self, batch_size: int) -> int:
+        return self.steps
+
+    def train_batch(self, seed: int, epoch: int, step: int, batch_size: int) -> tuple[Tensor, Tensor]:
+        return self.images, self.labels
+
+    def fixed(self, split: str) -> tuple[Tensor, Tensor]:
+        return self.images, self.labels
+
+
+def run(config: schema.Bench) -> list[dict[str, Any]]:
+    """Measure, print, write; returns the rows."""
+    if config.output is not None and not Path(config.output).absolute().parent.is_dir():
+        raise Refused(f"output={config.output} is in a folder that does not exist.")
+    torch.set_num_threads(config.threads)
+    device = choose_device(config.device)
+    if config.compile == "on" and not compiler_found():
+        raise Refused("compile=on needs a C++ compiler and none was found; install one or use compile=off.")
+    use_compile = config.compile != "off" and compiler_found()
+    rows = [measure_shape(SHAPES[name], config, device, use_compile) for name in config.shapes]
+    from attn_cli.pictures.tables import bench_table, show
+
+    show(bench_table(rows))
+    if config.output is not None:
+        write_atomically(Path(config.output), json.dumps(rows, indent=2) + "\n")
+    return rows
+
+
+def measure_shape(shape: Shape, config: schema.Bench, device: torch.device, use_compile: bool) -> dict[str, Any]:
+    settings = schema.Config(
+        data=schema.Scenes(height=shape.height, width=shape.width),
+        glimpses=schema.Glimpses(shape.glimpses, shape.size),
+        scales=schema.Scales(shape.scales),
+        trainer=schema.Trainer(batch_size=config.batch_size, epochs=1),
+        optimizer=schema.Optimizer(clip=5.0),
+    )
+    data = SyntheticData(shape, config.batch_size, 100, device)
+    learner = make_learner(settings, data, device, use_compile)
+    step, product = training_step(learner, data), matrix_product(device)
+    reference = training_step(make_learner(settings, data, device, False, loops=True), data)
+    glimpse = one_glimpse(learner, data)
+    seconds = in_turns({"step": step, "product": product, "glimpse": glimpse}, config.seconds, device)
+    slow = in_turns({"step": step, "reference": reference}, config.seconds, device)
+    loop = lightning_step(settings, data, learner, step, device)
+    adds = learner.model.multiply_adds(training=True) * config.batch_size
+    row = {
+        "shape": str(shape),
+        "threads": config.threads,
+        "device": str(device),
+        "compiled": use_compile,
+        "step_ms": 1e3 * seconds["step"],
+        "images_per_second": config.batch_size / seconds["step"],
+        "multiply_adds_per_second": adds / seconds["step"],
+        "sgemm_multiply_adds_per_second": MATRIX**3 / seconds["product"],
+        "sgemm_share": adds / seconds["step"] / (MATRIX**3 / seconds["product"]),
+        "ratio_to_reference": slow["reference"] / slow["step"],
+        "lightning_ms": 1e3 * loop,
+        "lightning_share": loop / seconds["step"],
+        "glimpse_us": 1e6 * seconds["glimpse"] / config.batch_size,
+    }
+    return row
+
+
+def make_learner(
+    settings: schema.Config, data: SyntheticData, device: torch.device, use_compile: bool, loops: bool = False
+) -> RamLearner:
+    torch.manual_seed(0)
+    model = build_model(settings, data.info).to(device)
+    if loops:
+        retina = model.retina
+        model.retina = LoopRetina(retina.size, retina.scales, retina.channels, retina.background)
+    return RamLearner(model, settings, data, use_compile).to(device)
+
+
+def training_step(learner: RamLearner, data: SyntheticData) -> Callable[[], None]:
+    """Noise, forward, backward, clipping, optimiser and schedule, as a plain loop would do them."""
+    made = learner.configure_optimizers()
+    optimiser, schedule, count = made["optimizer"], made["lr_scheduler"]["scheduler"], iter(range(10**9))
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
+    schedule.total_steps = 10**9
+
+    def step() -> None:
+        loss = learner.training_step((data.images, data.labels, 0, next(count)), 0)
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, learner.config.optimizer.clip, foreach=True)
+        optimiser.step()
+        schedule.step()
+
+    return step
+
+
+def matrix_product(device: torch.device) -> Callable[[], None]:
+    a, b = (torch.randn(MATRIX, MATRIX, device=device) for _ in range(2))
+    out = torch.empty_like(a)
+
+
+    def product() -> None:
+        torch.mm(a, b, out=out)
+
+    return product
+
+
+def one_glimpse(learner: RamLearner, data: SyntheticData) -> Callable[[], None]:
+    """A step of the model without gradient: choose a location, look, think. The margin around the images is made once."""
+    model, noise = learner.model, torch.randn(data.images.shape[0], 2, device=data.images.device)
+    state = model.start(data.images, 1)
+
+    def glimpse() -> None:
+        with torch.no_grad():
+            model.step(state, noise)
+
+    return glimpse
+
+
+def in_turns(functions: dict[str, Callable[[], None]], seconds: float, device: torch.device) -> dict[str, float]:
+    """Median seconds of one call of each function: short bursts of each, one after the other, for `seconds` in total."""
+
+    def burst(function: Callable[[], None], calls: int) -> float:
+        start = time.perf_counter()
+        for _ in range(calls):
+            function()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        return (time.perf_counter() - start) / calls
+
+    for function in functions.values():
+        burst(function, 2)  # compile, allocate
+    calls = {name: max(1, int(0.1 / burst(function, 3))) for name, function in functions.items()}
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or len(times[name]) < 3:
+        for name, function in functions.items():
+            times[name].append(burst(function, calls[name]))
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def lightning_step(
+    settings: schema.Config, data: SyntheticData, learner: RamLearner, step: Callable[[], None], device: torch.device
+) -> float:
+    """Seconds that Lightning's loop, with all of `attn train`'s callbacks, adds to a step: in turns with the plain loop."""
+    extra = []
+    for _ in range(3):
+        plain = in_turns({"step": step}, 0.5, device)["step"]
+        started: list[float] = []
+        fit(learner, settings, data, callbacks=[Clock(lambda: started.append(time.perf_counter()))])
+        gaps = [b - a for a, b in zip(started[10:], started[11:], strict=False)]
+        extra.append(statistics.median(gaps) - plain)
+    return statistics.median(extra)

@@ -1,0 +1,62 @@
+"""`attn eval`: the error of a run on validation or test images, with the mean-location path or M averaged paths."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+from attn_cli.config import schema
+from attn_cli.devices import choose_device, set_threads
+from attn_cli.inference.monte_carlo import evaluate
+from attn_cli.learning.restore import restore
+from attn_cli.pictures import tables
+from attn_cli.runs import latest, open_run, write_atomically
+
+
+def run(config: schema.Evaluate) -> dict[str, Any]:
+    """Evaluate, print a table, write evaluation-<split>-….json into the run folder; returns what was written."""
+    set_threads(config.threads)
+    found = open_run(config.run) if config.run else latest(config.outputs)
+    restored = restore(found, config.checkpoint, choose_device(config.device))
+    images, labels = restored.data.fixed(config.split)
+    greedy = config.mc_samples == 0
+    start = time.perf_counter()
+    outcome = evaluate(
+        restored.model,
+        images,
+        labels,
+        samples=max(1, config.mc_samples),
+        greedy=greedy,
+        average=config.average,
+        repeats=config.repeats,
+        seed=config.seed,
+        batch_size=config.batch_size,
+    )
+    seconds = time.perf_counter() - start
+    low, high = outcome.interval()
+    error = "test_error" if config.split == "test" else "val_error"
+    result = {
+        "run": str(found.path),
+        "model": restored.config.model.name,
+        "data": restored.config.data.name,
+        "split": config.split,
+        "checkpoint": config.checkpoint,
+        "policy": "mean location" if greedy else "sampled",
+        "mc_samples": config.mc_samples,
+        "average": None if greedy else config.average,
+        error: outcome.error(),
+        f"{error}_interval": [low, high],
+        f"{error}_deviation": outcome.deviation(),  # over the repeats
+        "images": outcome.count,
+        "repeats": config.repeats,
+        "seed": config.seed,
+        "seconds": seconds,
+        "images_per_second": outcome.count * config.repeats * max(1, config.mc_samples) / seconds,
+        "digest": restored.data.digest(config.split),
+    }
+    name = f"evaluation-{config.split}-{'mean' if greedy else f'mc{config.mc_samples}'}.json"
+    write_atomically(found.path / name, json.dumps(result, indent=2) + "\n")
+    tables.show(tables.result_table(result))
+    print(f"Written to {found.path / name}")
+    return result

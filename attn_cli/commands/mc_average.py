@@ -1,0 +1,56 @@
+"""`attn mc-average`: error against the number of averaged paths, as a table and a plot."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+from attn_cli.config import schema
+from attn_cli.devices import choose_device, set_threads
+from attn_cli.inference.monte_carlo import evaluate
+from attn_cli.learning.restore import restore
+from attn_cli.pictures import tables
+from attn_cli.pictures.curves import mc_curve
+from attn_cli.runs import latest, open_run, write_atomically
+
+
+def run(config: schema.McAverage) -> list[dict[str, Any]]:
+    """Evaluate once with the largest M; the first 1, 2, … M of the same paths give every row."""
+    set_threads(config.threads)
+    found = open_run(config.run) if config.run else latest(config.outputs)
+    restored = restore(found, config.checkpoint, choose_device(config.device))
+    images, labels = restored.data.fixed(config.split)
+    outcome = evaluate(
+        restored.model,
+        images,
+        labels,
+        samples=config.max_samples,
+        greedy=False,
+        average=config.average,
+        repeats=config.repeats,
+        seed=config.seed,
+        batch_size=config.batch_size,
+    )
+    rows = [
+        {
+            "mc_samples": m,
+            "error": outcome.error(m),
+            "standard_error": outcome.deviation(m) / config.repeats**0.5,  # over the independent draws of the paths
+            "low": outcome.interval(m)[0],
+            "high": outcome.interval(m)[1],
+        }
+        for m in range(1, config.max_samples + 1)
+    ]
+    folder = Path(config.output) if config.output else found.path
+    text = io.StringIO()
+    writer = csv.DictWriter(text, rows[0])
+    writer.writeheader()
+    writer.writerows(rows)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / f"mc-average-{config.split}.csv", text.getvalue())
+    picture = mc_curve(rows, folder / f"mc-average-{config.split}.png")
+    tables.show(tables.mc_table(rows))
+    print(f"Written to {folder / f'mc-average-{config.split}.csv'} and {picture}")
+    return rows

@@ -1,0 +1,133 @@
+"""`attn train`: one run, from a configuration to result.json; or the rest of one, with resume=FOLDER."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from attn_cli.config import registry, schema
+from attn_cli.data.batches import Data
+from attn_cli.devices import choose_device, set_threads
+from attn_cli.errors import Refused
+from attn_cli.inference.monte_carlo import evaluate
+from attn_cli.learning import checkpoints
+from attn_cli.learning.guards import Stopped, explain_oom
+from attn_cli.learning.learner import Learner
+from attn_cli.learning.reporting import MetricsFile, ProgressReport, make_logger
+from attn_cli.learning.restore import load_model
+from attn_cli.learning.training import fit, make_learner
+from attn_cli.pictures import tables
+from attn_cli.pictures.curves import learning_curves
+from attn_cli.runs import Run, commit, create, open_run, versions
+
+REPEATS = 5  # seeds of the random first location in the final evaluation
+
+
+def run(config: schema.Config) -> dict[str, Any]:
+    """Train, evaluate the best checkpoint, write and print the result; returns it with the run's folder."""
+    resume = None
+    if config.resume is not None:
+        folder, config = _continued(config.resume)
+        resume = checkpoints.newest_valid(folder.checkpoints)
+    threads = set_threads(config.trainer.threads)
+    device = choose_device(config.trainer.accelerator)
+    data: Data = registry.load("data", config.data.name)(config.data).to(device)
+    learner = make_learner(config, data, device)
+    if resume is None:
+        folder = create(config)
+    folder.set_status("running")
+    print(f"Run folder: {folder.path}", flush=True)
+    try:
+        result = _train(folder, config, data, learner, resume, threads)
+    except BaseException as error:
+        _record(folder, learner, error)
+        refusal = explain_oom(error, config.trainer.batch_size)
+        if refusal is not None:
+            raise refusal from error
+        raise
+    folder.set_status("finished", epoch=config.trainer.epochs, step=learner.global_step)
+    tables.show(tables.result_table(result))
+    return result
+
+
+def _continued(path: str) -> tuple[Run, schema.Config]:
+    others = [word for word in sys.argv[2:] if not word.startswith("resume=")]
+    if others:
+        raise Refused(f"resume={path} continues with the run's own configuration: leave out {' '.join(others)}.")
+    folder = open_run(path)
+    status = folder.status()["status"]
+    if status == "finished":
+        raise Refused(f"{path} is finished: evaluate it with `attn eval run={path}`, or start a new run.")
+    if status == "running":
+        raise Refused(f"{path} is still being trained by process {folder.status()['pid']}.")
+    return folder, replace(folder.config(), resume=None)
+
+
+def _train(
+    folder: Run, config: schema.Config, data: Data, learner: Learner, resume: Path | None, threads: int
+) -> dict[str, Any]:
+    progress = ProgressReport(config.trainer.epochs, folder.path / "log.txt")
+    metrics = MetricsFile(folder.path / "metrics.csv")
+    logger = make_logger(config.logger, folder.path)
+    if config.logger.name != "none":
+        learner.listeners.append(metrics.add)
+    if logger:
+        learner.listeners.append(lambda row: logger.log_metrics({k: v for k, v in row.items() if v is not None}, row["step"]))
+    learner.listeners += [progress.epoch, lambda row: folder.set_status("running", epoch=row["epoch"], step=row["step"])]
+    try:
+        fit(learner, config, data, folder=folder.checkpoints, resume=resume, callbacks=[progress], logger=logger)
+    finally:
+        progress.stop()
+        if metrics.rows:
+            learning_curves(metrics.path, folder.path / "curves.png")
+    result = _evaluated(folder, config, data, learner, threads)
+    folder.write_result(result)
+    return result
+
+
+def _evaluated(folder: Run, config: schema.Config, data: Data, learner: Learner, threads: int) -> dict[str, Any]:
+    """Errors of the best checkpoint by validation, with the mean-location policy, over seeds of the first location."""
+    best = folder.checkpoint("best")
+    load_model(learner.model, checkpoints.load(best)["state_dict"], best)
+    batch = config.trainer.eval_batch_size
+    outcomes = {
+        split: evaluate(learner.model, *data.fixed(split), repeats=REPEATS, seed=config.seed, batch_size=batch)
+        for split in ("validation", "test")
+    }
+    test = outcomes["test"]
+    return {
+        "run": str(folder.path),
+        "experiment": config.experiment,
+        "data": config.data.name,
+        "model": config.model.name,
+        "glimpses": config.glimpses.count,
+        "size": config.glimpses.size,
+        "scales": config.scales.count,
+        "epochs": config.trainer.epochs,
+        "seed": config.seed,
+        "val_error": outcomes["validation"].error(),
+        "test_error": test.error(),
+        "test_error_interval": list(test.interval()),
+        "test_error_deviation": test.deviation(),
+        "mc_samples": 0,
+        "seconds": learner.seconds,
+        "images_per_second": learner.images / max(learner.seconds, 1e-9),
+        "device": str(data.fixed("test")[0].device),
+        "threads": threads,
+        "compiled": learner.compile_step,
+        "commit": commit(),
+        "versions": versions(),
+        "digests": {split: data.digest(split) for split in outcomes},
+    }
+
+
+def _record(folder: Run, learner: Learner, error: BaseException) -> None:
+    """Say in status.json how the run ended."""
+    status = error.status if isinstance(error, Stopped) else "failed"
+    if isinstance(error, KeyboardInterrupt):
+        status = "interrupted"
+    message = str(error) if isinstance(error, Refused) else "".join(traceback.format_exception_only(error)).strip()
+    folder.set_status(status, message)

@@ -1,0 +1,1 @@
+"""Typed, bounded configuration and the registry of names. Imports neither torch nor lightning."""

@@ -1,0 +1,117 @@
+"""Hydra's and OmegaConf's complaints, each as one sentence that says what to write instead."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf.errors import OmegaConfBaseException
+
+from attn_cli.config import schema
+from attn_cli.config.fields import nearest_key
+from attn_cli.errors import Refused, nearest
+
+# What Hydra raises for a configuration that does not compose; some of its checks raise plain ValueErrors.
+ERRORS = (HydraException, OmegaConfBaseException, ValueError)
+
+
+def refusal(error: Exception, config: type, folder: Path, overrides: Sequence[str]) -> Refused:
+    """`error` in one sentence. `config` is the command's dataclass, `folder` the conf folder in use."""
+    for cause in _causes(error):
+        if isinstance(cause, Refused):  # from an installed package's config
+            return cause
+    message = str(error)
+    if isinstance(error, MissingConfigException):
+        return _missing_config(error, folder)
+    if isinstance(error, OverrideParseException):
+        return Refused(
+            f"{error.override!r} is not understood; write KEY=VALUE, and quote a value with commas or brackets, "
+            "such as \"run='a, b'\"."
+        )
+    if match := re.match(r"Ambiguous value for argument '(.*?)=(.*?)'\n", message, re.DOTALL):
+        key, value = match.groups()
+        as_list = f", or write {key}=[{value}] for a list" if key in schema.list_keys(config) else ""
+        return Refused(f"{key}={value} names several values: add -m to run each{as_list}.")
+    if match := re.match(r"Sweep parameters '(.*)' requires --multirun", message):
+        return Refused(f"{match[1]} names several values: add -m to run each.")
+    if match := re.search(r"Config group override must be a string or a list\. Got (\w+)", message):
+        return _group_takes_a_name(overrides, folder)
+    if match := re.match(r"Could not (?:override|delete(?: from config)?)\W+'?([\w./@-]+)", message):
+        return _unknown_key(match[1], config, folder)
+    if match := re.match(r"Could not append to config\. An item is already at '(.*?)'", message):
+        return Refused(f"{match[1]} is a key already; write it without the plus sign.")
+    if match := re.match(r"You must specify '(.*?)'", message):
+        return Refused(f"{match[1]} must be chosen: write {match[1]}=NAME.{nearest('', choices(folder, match[1]))}")
+    if match := re.search(r"Additional config directory '(.*?)' not found", message):
+        return Refused(f"--config-dir: there is no folder {match[1]}.")
+    if match := re.match(r"Error merging override (.*)", message):
+        return Refused(f"{match[1]} does not fit the configuration: {_one_line(str(error.__cause__ or error))}.")
+    return Refused(f"The configuration does not compose: {_one_line(_deepest(error))}.")
+
+
+def choices(folder: Path, group: str) -> list[str]:
+    """Names in a group of the conf folder, those in subfolders with a slash."""
+    root = folder / group
+    return sorted(path.relative_to(root).with_suffix("").as_posix() for path in root.rglob("*.yaml"))
+
+
+def groups(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name != "hydra")
+
+
+def valid_keys(config: type, folder: Path) -> list[str]:
+    """Full keys of a command's configuration, whichever data set is chosen, and its groups."""
+    known = schema.keys(config)
+    if config is schema.Config:
+        known += [*schema.keys(schema.Folder, "data"), *groups(folder)]
+    return list(dict.fromkeys(known))
+
+
+def _missing_config(error: MissingConfigException, folder: Path) -> Refused:
+    path = error.missing_cfg_file or ""
+    top = path.partition("/")[0]
+    group, _, name = path.rpartition("/") if top != "experiment" else path.partition("/")
+    if not group:
+        return Refused(f"There is no config {path!r} in {folder}.")
+    offered = {*(error.options or ()), *choices(folder, group)}
+    return Refused(f"{group}={name} is not available.{nearest(name, offered)}")
+
+
+def _group_takes_a_name(overrides: Sequence[str], folder: Path) -> Refused:
+    known = groups(folder)
+    for override in overrides:
+        key, _, value = override.lstrip("+~").partition("=")
+        if key in known and (value in ("null", "true", "false") or not re.match(r"[A-Za-z_]", value)):
+            return Refused(f"{key}={value}: {key} takes a name.{nearest(value, choices(folder, key))}")
+    return Refused("A group takes a name, not a number.")
+
+
+def _unknown_key(key: str, config: type, folder: Path) -> Refused:
+    known = valid_keys(config, folder)
+    section = key.partition("/")[0]
+    if "/" in key and section in groups(folder):
+        return Refused(f"{key} is not a group; write {section}={key.partition('/')[2]}/NAME.")
+    if key in known:
+        return Refused(f"{key} is not a key of the {key.partition('.')[0]} chosen here.")
+    return Refused(f"{key} is not a known key.{nearest_key(key, known)}")
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    found: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and link not in found:
+        found.append(link)
+        link = link.__cause__ or link.__context__
+    return found
+
+
+def _deepest(error: Exception) -> str:
+    """The text of the first error in the chain that has one."""
+    return next((str(e) for e in _causes(error) if str(e)), type(error).__name__)
+
+
+def _one_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return (lines[0] if lines else "no reason given").rstrip(".")

@@ -1,0 +1,331 @@
+"""Every key of every configuration, with its type and bounds; `load` refuses what does not fit, before any allocation.
+
+conf/*.yaml carry the same keys with the same defaults and a comment each (a test compares them); the defaults here
+serve configurations that were written before a key existed, and tests.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from attn_cli.config import registry
+from attn_cli.config.fields import REQUIRED, bounded, build, checked, choice, full_key, required_key, unknown_key
+from attn_cli.errors import Refused, nearest
+
+T = TypeVar("T")
+
+WIDEST = 4096  # pixels a side; larger images are a mistake before they are a task
+
+
+@dataclass(frozen=True)
+class Retina:
+    """The retina recommended for a data set; conf/glimpses and conf/scales take it over unless told otherwise."""
+
+    size: int = bounded(8, 2, 256)  # g, pixels a side of one patch
+    scales: int = bounded(1, 1, 8)  # k, patches, each twice as wide as the one before
+
+
+@dataclass(frozen=True)
+class Ram:
+    """Recurrent Attention Model (Mnih et al. 2014): model=ram and model=ram_lstm."""
+
+    name: str = "ram"
+    core: str = choice("relu", "relu", "lstm")
+    hidden: int = bounded(256, 1, 4096)  # D, width of the core
+    glimpse_hidden: int = bounded(128, 1, 4096)  # width of h_g and h_l
+    glimpse_features: int = bounded(256, 1, 4096)  # width of the glimpse network's output
+    sigma: float = bounded(0.1, 0, 2, above=True)  # std of the location policy, in units of half an image
+    samples: int = bounded(1, 1, 64)  # M, paths per image in training
+    baseline: str = choice("learned", "learned", "leave_one_out")
+    reward: str = choice("correct", "correct", "probability", "log_likelihood")
+    discount: float = bounded(1.0, 0, 1)
+    reinforce_weight: float = bounded(0.01, 0, 1000)  # λ
+    baseline_weight: float = bounded(1.0, 0, 1000)
+    policy_gradient: str = choice("detached", "detached", "full")
+    location_mean: str = choice("linear", "linear", "tanh")
+    policy: str = choice("gaussian", "gaussian", "grid", "random")
+    grid: int = bounded(5, 2, 5)  # places per side with policy=grid; the paper found more than 25 places hard
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """Digits, placed in a canvas and cluttered on the fly, from MNIST or from the embedded rendered digits."""
+
+    name: str = "mnist"
+    source: str = choice("mnist", "mnist", "digits")
+    height: int = bounded(28, 28, WIDEST)
+    width: int = bounded(28, 28, WIDEST)
+    pieces: int = bounded(0, 0, 256)  # of clutter, cut from other digits
+    piece_size: int = bounded(8, 1, 28)  # pixels a side of a piece
+    translate: bool = False  # the digit anywhere in the canvas; else in its centre
+    root: str | None = None  # data folder; None: $ATTN_DATA or the user cache folder
+    download: bool = True
+    train_limit: int | None = bounded(None, 1, 10_000_000)  # use only the first n training images
+    retina: Retina = field(default_factory=Retina)
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A person's own images: class folders (data=folder)."""
+
+    name: str = "folder"
+    path: str = REQUIRED
+    grey: bool | None = None  # None: as the files are
+    height: int | None = bounded(None, 1, WIDEST)  # None: as the files are
+    width: int | None = bounded(None, 1, WIDEST)
+    validation_share: float = bounded(0.1, 0, 0.9, above=True)  # used when the data names no validation split
+    test_share: float = bounded(0.1, 0, 0.9, above=True)
+    background: int = bounded(0, 0, 255)  # what the retina reads outside the image
+    seed: int = bounded(0, 0, 2**32 - 1)  # of the split
+    retina: Retina = field(default_factory=lambda: Retina(12, 3))
+
+
+@dataclass(frozen=True)
+class Arrays(Folder):
+    """A person's own images: an .npz or .h5 of images and labels (data=arrays)."""
+
+    name: str = "arrays"
+
+
+@dataclass(frozen=True)
+class Scales:
+    count: int = bounded(1, 1, 8)  # k, patches per glimpse
+
+
+@dataclass(frozen=True)
+class Glimpses:
+    count: int = bounded(6, 1, 64)  # N, in total for RAM, per target for sequences
+    size: int = bounded(8, 2, 256)  # g, pixels a side of one patch
+
+
+@dataclass(frozen=True)
+class Trainer:
+    name: str = "auto"
+    accelerator: str = choice("auto", "auto", "cpu", "gpu")
+    devices: int = bounded(1, 1, 64)
+    strategy: str = choice("auto", "auto", "ddp")
+    epochs: int = bounded(60, 1, 100_000)
+    batch_size: int = bounded(128, 1, 65536)
+    eval_batch_size: int = bounded(1000, 1, 65536)
+    precision: str = choice("32", "32", "bf16")
+    compile: str = choice("auto", "auto", "on", "off")
+    threads: int | None = bounded(None, 1, 1024)  # None: as torch finds
+    checkpoint_every: int = bounded(1, 1, 100_000)  # epochs
+    checkpoint_seconds: float | None = bounded(None, 0, 1e6, above=True)  # also within an epoch; None: never
+    validate_every: int = bounded(1, 1, 100_000)  # epochs
+    limit_train_steps: int | None = bounded(None, 1, 10**9)  # steps an epoch; None: all
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    name: str = choice("adam_onecycle", "adam_onecycle", "sgd")
+    lr: float = bounded(1e-3, 0, 100, above=True)  # of one-cycle: its peak
+    momentum: float = bounded(0.9, 0, 0.9999)  # of Adam: β₁, which stays at 0.9
+    nesterov: bool = False
+    weight_decay: float = bounded(0.0, 0, 10)
+    warmup: float = bounded(0.05, 0, 0.9)  # share of all steps, one-cycle only
+    decay: float = bounded(1.0, 0, 1, above=True)  # factor on lr after each epoch, sgd only
+    clip: float | None = bounded(None, 0, 1e6, above=True)  # gradient norm; None: off
+
+
+@dataclass(frozen=True)
+class Logger:
+    name: str = choice("csv", "csv", "tensorboard", "wandb", "mlflow", "none")
+    project: str = "attn"
+
+
+@dataclass(frozen=True)
+class Config:
+    """`attn train`, and what a run folder keeps."""
+
+    model: Ram = field(default_factory=Ram)  # or the Config of an installed package's model
+    data: Scenes | Folder | Arrays = field(default_factory=Scenes)  # or the Config of an installed package's data
+    scales: Scales = field(default_factory=Scales)
+    glimpses: Glimpses = field(default_factory=Glimpses)
+    trainer: Trainer = field(default_factory=Trainer)
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    logger: Logger = field(default_factory=Logger)
+    seed: int = bounded(0, 0, 2**32 - 1)
+    resume: str | None = None  # run folder to continue
+    experiment: str | None = None  # name of the experiment config used
+    outputs: str = "outputs"  # folder of run folders
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """`attn eval`."""
+
+    run: str | None = None  # run folder; None: the latest finished one in `outputs`
+    outputs: str = "outputs"
+    checkpoint: str = choice("best", "best", "last")
+    split: str = choice("test", "test", "validation")
+    mc_samples: int = bounded(0, 0, 10_000)  # M sampled paths; 0: the mean-location path
+    average: str = choice("log_probabilities", "log_probabilities", "probabilities")
+    seed: int = bounded(0, 0, 2**32 - 1)
+    repeats: int = bounded(5, 1, 1000)  # seeds of the random first location
+    batch_size: int = bounded(1000, 1, 65536)
+    device: str = choice("auto", "auto", "cpu", "gpu")
+    threads: int | None = bounded(None, 1, 1024)
+
+
+@dataclass(frozen=True)
+class McAverage:
+    """`attn mc-average`."""
+
+    run: str | None = None
+    outputs: str = "outputs"
+    checkpoint: str = choice("best", "best", "last")
+    split: str = choice("test", "test", "validation")
+    max_samples: int = bounded(10, 1, 1000)  # error is reported against M = 1 … max_samples
+    average: str = choice("log_probabilities", "log_probabilities", "probabilities")
+    seed: int = bounded(0, 0, 2**32 - 1)
+    repeats: int = bounded(5, 2, 1000)  # independent draws, for the standard error
+    batch_size: int = bounded(1000, 1, 65536)
+    device: str = choice("auto", "auto", "cpu", "gpu")
+    threads: int | None = bounded(None, 1, 1024)
+    output: str | None = None  # folder for the table and the plot; None: the run folder
+
+
+@dataclass(frozen=True)
+class Show:
+    """`attn show`."""
+
+    run: str | None = None
+    outputs: str = "outputs"
+    checkpoint: str = choice("best", "best", "last")
+    split: str = choice("test", "test", "validation")
+    images: int | tuple[int, ...] = bounded(8, 0, 10_000_000)  # how many, from the first; or which, as a list
+    seed: int = bounded(0, 0, 2**32 - 1)
+    gif: bool = True
+    output: str | None = None  # folder; None: pictures/ in the run folder
+    device: str = choice("auto", "auto", "cpu", "gpu")
+    threads: int | None = bounded(None, 1, 1024)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """`attn bench`."""
+
+    output: str | None = None  # JSON file
+    shapes: tuple[str, ...] = dataclasses.field(
+        default=("28x28", "60x60", "100x100", "800x800"),
+        metadata={"choices": ("28x28", "60x60", "100x100", "800x800")},
+    )
+    batch_size: int = bounded(128, 1, 65536)
+    threads: int = bounded(2, 1, 1024)
+    seconds: float = bounded(5.0, 0, 3600, above=True)  # per measurement
+    compile: str = choice("auto", "auto", "on", "off")
+    device: str = choice("auto", "auto", "cpu", "gpu")
+
+
+MODELS: dict[str, type] = {"ram": Ram, "ram_lstm": Ram}
+DATA: dict[str, type] = {**dict.fromkeys(registry.SCENES, Scenes), "folder": Folder, "arrays": Arrays}
+
+
+def load(config: Any) -> Config:
+    """The composed configuration (DictConfig or plain dict) as frozen dataclasses; raises Refused."""
+    values = plain(config)
+    sections = {}
+    for kind, known in (("model", MODELS), ("data", DATA)):
+        if kind not in values:
+            raise Refused(f"{kind} must be chosen: write {kind}=NAME.{nearest('', registry.names(kind))}")
+        sections[kind] = _named_section(kind, values[kind], known)
+    built = build(Config, values, given=sections)
+    _check_together(built)
+    return built
+
+
+def load_as(cls: type[T], config: Any) -> T:
+    """Like `load`, for the flat configurations: Evaluate, McAverage, Show, Bench."""
+    built = build(cls, plain(config))
+    if isinstance(built, Show) and (built.images == 0 or built.images == ()):
+        raise Refused("images must be at least 1, or a list of image numbers such as images=[3,5].")
+    if isinstance(built, Bench) and not built.shapes:
+        raise Refused("shapes must name at least one shape, such as shapes=[28x28].")
+    return built
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """The inverse of `load`: plain, JSON-able values."""
+    return {name: _jsonable(value) for name, value in dataclasses.asdict(config).items()}
+
+
+def keys(cls: type, where: str = "") -> list[str]:
+    """Full names of all keys of a dataclass, nested ones with dots."""
+    found: list[str] = []
+    for f in dataclasses.fields(cls):
+        name = full_key(where, f.name)
+        nested = f.default_factory if f.default_factory is not dataclasses.MISSING else None
+        found += keys(type(nested()), name) if nested and dataclasses.is_dataclass(nested()) else [name]
+    return found
+
+
+def list_keys(cls: type) -> set[str]:
+    """Keys at the top of a dataclass that take a list."""
+    return {name for name, hint in typing.get_type_hints(cls).items() if "tuple[" in str(hint)}
+
+
+def plain(config: Any) -> dict[str, Any]:
+    """A DictConfig or mapping as a plain dict with interpolations resolved; raises Refused for one that dangles."""
+    if type(config).__module__.startswith("omegaconf."):
+        from omegaconf import OmegaConf
+        from omegaconf.errors import OmegaConfBaseException
+
+        try:
+            config = OmegaConf.to_container(config, resolve=True)
+        except OmegaConfBaseException as error:
+            key = getattr(error, "full_key", None) or "the configuration"
+            reason = str(error).splitlines()[0]
+            raise Refused(f"{key} cannot be resolved: {reason}.") from error
+    if not isinstance(config, Mapping):
+        raise Refused(f"The configuration must be a group of keys, not {config!r}.")
+    return {str(key): value for key, value in config.items()}
+
+
+def _named_section(kind: str, values: Any, known: Mapping[str, type]) -> Any:
+    """The model or data section as the dataclass that its `name` selects."""
+    if not isinstance(values, Mapping):
+        raise Refused(f"{kind} must be a group of keys, not {values!r}.")
+    if "name" not in values:
+        stray = next((key for key in values if str(key).startswith("_")), None)
+        raise unknown_key(f"{kind}.{stray}", [f"{kind}.name"]) if stray else required_key(f"{kind}.name")
+    name = checked(values["name"], str, {}, f"{kind}.name")
+    return build(known.get(name) or registry.config_class(kind, name), values, kind)
+
+
+def _check_together(config: Config) -> None:
+    """What no single key can be refused for."""
+    model, trainer, optimizer, data = config.model, config.trainer, config.optimizer, config.data
+    if isinstance(model, Ram) and model.baseline == "leave_one_out" and model.samples < 2:
+        raise Refused(
+            f"model.baseline=leave_one_out needs model.samples of at least 2, not {model.samples}: "
+            "it compares the paths of one image with each other."
+        )
+    if trainer.strategy == "ddp" and trainer.devices < 2:
+        raise Refused("trainer.strategy=ddp needs trainer.devices of at least 2.")
+    if trainer.devices > 1 and trainer.batch_size % trainer.devices:
+        raise Refused(
+            f"trainer.batch_size={trainer.batch_size} must be a multiple of trainer.devices={trainer.devices}."
+        )
+    if optimizer.name == "adam_onecycle":
+        for key, unused in (("momentum", 0.9), ("nesterov", False), ("decay", 1.0)):
+            if getattr(optimizer, key) != unused:
+                raise Refused(f"optimizer.{key} is for optimizer=sgd; optimizer=adam_onecycle does not use it.")
+    if optimizer.name == "sgd" and optimizer.warmup:
+        raise Refused("optimizer.warmup is for optimizer=adam_onecycle; with optimizer=sgd set optimizer.warmup=0.")
+    if optimizer.nesterov and optimizer.momentum == 0:
+        raise Refused("optimizer.nesterov=true needs optimizer.momentum above 0.")
+    if isinstance(data, Folder) and data.validation_share + data.test_share >= 1:
+        raise Refused("data.validation_share and data.test_share must sum to less than 1: nothing is left to train on.")
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _jsonable(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_jsonable(item) for item in value]
+    return value

@@ -1,0 +1,250 @@
+"""Batches: whole data sets as uint8 tensors on one device, every batch a pure function of (seed, epoch, step).
+
+`open_data` turns the data section of a configuration into a `Data`. No worker processes, no per-image Python; the
+order of an epoch and the random numbers of a scene come from `keys`, so a resumed run sees the same batches.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from attn_cli.config import registry, schema
+from attn_cli.data import prepared
+from attn_cli.data.keys import key, permutation
+from attn_cli.data.prepare import Log, prepare
+from attn_cli.data.scenes import Geometry, fixed_scenes, misfit, scenes
+from attn_cli.errors import Refused
+
+Split = Literal["validation", "test"]
+
+
+@dataclass(frozen=True)
+class DataInfo:
+    """Image size in pixels, `background` 0 to 255 (what is outside the image), number of images per split."""
+
+    name: str
+    channels: int
+    height: int
+    width: int
+    classes: int
+    class_names: tuple[str, ...]
+    background: int
+    train: int
+    validation: int
+    test: int
+
+
+class Data(Protocol):
+    """What training and evaluation need of a data set. Images uint8 (B, C, H, W), labels int64 (B,)."""
+
+    info: DataInfo
+
+    def to(self, device: torch.device | str) -> Self:
+        """Moves the data set to the device, in place."""
+        ...
+
+    def steps_per_epoch(self, batch_size: int) -> int:
+        """Full batches in an epoch; one batch of everything if there are fewer images than `batch_size`."""
+        ...
+
+    def train_batch(self, seed: int, epoch: int, step: int, batch_size: int) -> tuple[Tensor, Tensor]:
+        """The batch of that step, on the device."""
+        ...
+
+    def fixed(self, split: Split) -> tuple[Tensor, Tensor]:
+        """All images and labels of a split, the same on every machine whatever the run's seed, on the device."""
+        ...
+
+    def digest(self, split: Split) -> str:
+        """sha256 of what `fixed` returns."""
+        ...
+
+
+class Digits:
+    """Scenes made from prepared digits: placed and cluttered on the fly for training, fixed for the other splits."""
+
+    def __init__(self, config: schema.Scenes, source: prepared.Prepared):
+        """Raises Refused if the configured sizes cannot work with these digits."""
+        self.geometry = Geometry(config.height, config.width, config.pieces, config.piece_size, config.translate)
+        limit = config.train_limit
+        self.images = {split: torch.from_numpy(array) for split, array in source.images.items()}
+        self.labels = {split: torch.from_numpy(array).long() for split, array in source.labels.items()}
+        self.images["train"], self.labels["train"] = self.images["train"][:limit], self.labels["train"][:limit]
+        problem = misfit(self.geometry, source.images["train"].shape[1:])
+        if problem:
+            raise Refused(f"{problem}.")
+        counts = {split: len(labels) for split, labels in self.labels.items()}
+        classes = len(source.class_names)
+        self.info = DataInfo(
+            config.name, 1, config.height, config.width, classes, source.class_names, background=0, **counts
+        )
+        self._source = source.name
+        self._fixed = _Fixed(self._fixed_split)
+        self._order = _Order(counts["train"])
+
+    def to(self, device: torch.device | str) -> Self:
+        for tensors in (self.images, self.labels):
+            for split in tensors:
+                tensors[split] = tensors[split].to(device)
+        self._fixed.to(device)
+        self._order.to(device)
+        return self
+
+    def steps_per_epoch(self, batch_size: int) -> int:
+        return max(self.info.train // batch_size, 1)
+
+    def train_batch(self, seed: int, epoch: int, step: int, batch_size: int) -> tuple[Tensor, Tensor]:
+        own, own_cpu = self._order.batch(seed, epoch, step, batch_size)
+        images = scenes(self.geometry, self.images["train"], own, own_cpu, "scene", seed, epoch, step)
+        return images[:, None], self.labels["train"].index_select(0, own)
+
+    def fixed(self, split: Split) -> tuple[Tensor, Tensor]:
+        return self._fixed.get(split)
+
+    def digest(self, split: Split) -> str:
+        return self._fixed.digest(split)
+
+    def _fixed_split(self, split: Split) -> tuple[Tensor, Tensor]:
+        # The pool is the split itself: test clutter comes from test digits only.
+        g = self.geometry
+        name = ("fixed", self._source, split, g.height, g.width, g.pieces, g.piece_size)
+        return fixed_scenes(g, self.images[split], *name)[:, None], self.labels[split]
+
+
+class Images:
+    """Images as they are (a person's own data): uint8 (N, C, H, W) and int64 (N,) for train, validation and test."""
+
+    def __init__(
+        self,
+        name: str,
+        images: Mapping[str, np.ndarray],
+        labels: Mapping[str, np.ndarray],
+        class_names: tuple[str, ...],
+        background: int,
+    ):
+        """The arrays must be writable memory of nobody else; raises Refused if a split is empty."""
+        counts = {split: len(labels[split]) for split in prepared.SPLITS}
+        if not all(counts.values()):
+            sizes = ", ".join(f"{split} {count:,}" for split, count in counts.items())
+            raise Refused(f"data={name} has an empty split ({sizes} images): every split needs at least one image.")
+        self.images = {split: torch.from_numpy(images[split]) for split in prepared.SPLITS}
+        self.labels = {split: torch.from_numpy(labels[split].astype(np.int64)) for split in prepared.SPLITS}
+        channels, height, width = images["train"].shape[1:]
+        self.info = DataInfo(name, channels, height, width, len(class_names), class_names, background, **counts)
+        self._order = _Order(counts["train"])
+
+    def to(self, device: torch.device | str) -> Self:
+        for tensors in (self.images, self.labels):
+            for split in tensors:
+                tensors[split] = tensors[split].to(device)
+        self._order.to(device)
+        return self
+
+    def steps_per_epoch(self, batch_size: int) -> int:
+        return max(self.info.train // batch_size, 1)
+
+    def train_batch(self, seed: int, epoch: int, step: int, batch_size: int) -> tuple[Tensor, Tensor]:
+        own, _ = self._order.batch(seed, epoch, step, batch_size)
+        return self.images["train"].index_select(0, own), self.labels["train"].index_select(0, own)
+
+    def fixed(self, split: Split) -> tuple[Tensor, Tensor]:
+        return self.images[split], self.labels[split]
+
+    def digest(self, split: Split) -> str:
+        return digest_of(*self.fixed(split))
+
+
+class _Order:
+    """The order of the current epoch, on the device and on the CPU."""
+
+    def __init__(self, count: int):
+        self.count, self.key = count, -1
+        self.cpu = np.empty(0, np.int64)
+        self.order = torch.from_numpy(self.cpu)
+
+    def to(self, device: torch.device | str) -> None:
+        self.order = self.order.to(device)
+
+    def batch(self, seed: int, epoch: int, step: int, batch_size: int) -> tuple[Tensor, np.ndarray]:
+        """int64 (B,), twice: the images of that step."""
+        steps = max(self.count // batch_size, 1)
+        if not 0 <= step < steps:
+            raise IndexError(f"step {step} of an epoch of {steps} steps")
+        wanted = key("order", seed, epoch)
+        if wanted != self.key:
+            self.cpu = permutation(self.count, "order", seed, epoch)
+            self.order = torch.from_numpy(self.cpu).to(self.order.device)
+            self.key = wanted
+        part = slice(step * batch_size, (step + 1) * batch_size)
+        return self.order[part], self.cpu[part]
+
+
+class _Fixed:
+    """The fixed splits, made when they are first asked for."""
+
+    def __init__(self, make: Callable[[Split], tuple[Tensor, Tensor]]):
+        self.make = make
+        self.made: dict[Split, tuple[Tensor, Tensor]] = {}
+        self.digests: dict[Split, str] = {}
+
+    def to(self, device: torch.device | str) -> None:
+        self.made = {split: (images.to(device), labels.to(device)) for split, (images, labels) in self.made.items()}
+
+    def get(self, split: Split) -> tuple[Tensor, Tensor]:
+        if split not in self.made:
+            self.made[split] = self.make(split)
+        return self.made[split]
+
+    def digest(self, split: Split) -> str:
+        if split not in self.digests:
+            self.digests[split] = digest_of(*self.get(split))
+        return self.digests[split]
+
+
+def digest_of(images: Tensor, labels: Tensor) -> str:
+    """sha256 over shape and bytes of uint8 (N, C, H, W) and int64 (N,)."""
+    digest = hashlib.sha256(f"uint8 {tuple(images.shape)} int64 {tuple(labels.shape)}\n".encode())
+    digest.update(images.cpu().contiguous().numpy().data)
+    digest.update(labels.cpu().numpy().astype("<i8").data)
+    return digest.hexdigest()
+
+
+def open_data(config: Any, *, log: Log = print) -> Data:
+    """The data set of a configuration's data section, on the CPU; prepares what is missing first.
+
+    Raises Refused, among others if something must be downloaded and `config.download` is false.
+    """
+    if isinstance(config, schema.Scenes):
+        return Digits(config, _source(config, log))
+    if isinstance(config, schema.Arrays):
+        from attn_cli.data.sources import arrays
+
+        own = arrays.load(config)
+        return Images(config.name, own.images, own.labels, own.class_names, config.background)
+    if isinstance(config, schema.Folder):
+        from attn_cli.data.sources import folder
+
+        own = folder.load(config, log)
+        return Images(config.name, own.images, own.labels, own.class_names, config.background)
+    return registry.load("data", config.name)(config, log=log)
+
+
+def _source(config: schema.Scenes, log: Log) -> prepared.Prepared:
+    root = prepared.data_root(config.root)
+    try:
+        return prepared.read(config.source, root)
+    except FileNotFoundError:
+        if config.source == "mnist" and not config.download:
+            command = prepared.rebuild_command(config.source, root)
+            raise Refused(
+                f"data={config.name} is not prepared in {root} and data.download is false: run `{command}`."
+            ) from None
+    prepare(config.source, root, log=log)
+    return prepared.read(config.source, root)

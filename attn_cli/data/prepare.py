@@ -1,0 +1,92 @@
+"""Makes a prepared .h5: once, completely or not at all, also when several processes ask at the same time."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from attn_cli.data import prepared
+from attn_cli.data.download import checked_file, download
+from attn_cli.data.prepared import Prepared
+from attn_cli.errors import Refused, nearest
+
+Log = Callable[[str], object]
+SOURCES = ("mnist", "digits")
+
+
+def prepare(name: str, root: Path, from_dir: Path | None = None, log: Log = print) -> Path:
+    """The path of the prepared file of the source "mnist" or "digits", made first if it is missing or damaged.
+
+    `from_dir` holds the original files (mnist), which are then checked and used instead of downloaded ones. Of several
+    processes one works and the others wait and use its result; killed half-way, nothing is left that counts.
+    Raises Refused.
+    """
+    if name not in SOURCES:
+        raise Refused(f"{name} is no data set that can be prepared.{nearest(name, SOURCES)}")
+    if from_dir is not None and name != "mnist":
+        raise Refused(f"{name} is rendered on this machine: leave out --from, which is for the files of mnist.")
+    path = prepared.path_of(name, root)
+    if _damage(name, root) is None:
+        return path
+    with _lock(path, log):
+        damage = _damage(name, root)  # another process may have made the file while this one waited
+        if damage is not None:
+            if path.exists():
+                log(f"making {path} again, as it is damaged ({damage})")
+            # Left by a killed process: only the holder of the lock writes such files.
+            for stale in (*root.glob(f".{path.name}.*.tmp"), *(root / "downloads" / name).glob("tmp*")):
+                stale.unlink()
+            prepared.write(_build(name, root, from_dir, log), path)
+            log(f"prepared {path}")
+    return path
+
+
+def _damage(name: str, root: Path) -> Exception | None:
+    """Why the prepared file cannot be used; None if it can."""
+    try:
+        prepared.read(name, root)
+    except FileNotFoundError as error:
+        return error
+    except Refused as error:
+        return error.__cause__ if isinstance(error.__cause__, Exception) else error
+    return None
+
+
+def _build(name: str, root: Path, from_dir: Path | None, log: Log) -> Prepared:
+    if name == "digits":
+        from attn_cli.data.sources import digits
+
+        log(f"rendering {sum(digits.COUNTS.values()):,} digits into {root} (a few seconds, once)")
+        return digits.build()
+    from attn_cli.data.sources import mnist
+
+    if from_dir is not None:
+        return mnist.build(lambda original: checked_file(from_dir / original.name, original.md5))
+    folder = root / "downloads" / "mnist"
+    log(f"downloading MNIST ({mnist.DOWNLOAD_BYTES / 1e6:.1f} MB) into {folder}")
+    return mnist.build(lambda o: download(o.name, o.md5, o.size, mnist.MIRRORS, folder, log=log))
+
+
+@contextmanager
+def _lock(path: Path, log: Log) -> Iterator[None]:
+    """An exclusive lock beside `path`; released by the system when the process ends, however it ends."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path.with_name(f".{path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise Refused(
+            f"{path} cannot be made ({error.strerror}): choose a writable folder with data.root, --root or ATTN_DATA."
+        ) from error
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            log(f"waiting for another process that prepares {path}")
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        with suppress(OSError):
+            os.close(handle)

@@ -1,0 +1,30 @@
+"""The one exception that a person is meant to read.
+
+`Refused` carries a single sentence that names the file or key and what to do. The command line prints it on
+stderr without a traceback and exits with `exit_code`. Imports nothing, so that any module can raise it.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class Refused(Exception):
+    """Bad input or a fault that `attn` recognises; `str(error)` is one complete sentence."""
+
+    def __init__(self, sentence: str, exit_code: int = 1):
+        super().__init__(sentence)
+        self.exit_code = exit_code
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """A clause that names the closest valid spellings: " Did you mean 'sigma'?" or the whole list if it is short."""
+    names = sorted(map(str, valid))
+    close = difflib.get_close_matches(str(name), names, n=3, cutoff=0.6)
+    if close:
+        return " Did you mean " + " or ".join(repr(c) for c in close) + "?"
+    if not names:
+        return ""
+    shown = names if len(names) <= 12 else [*names[:12], "…"]
+    return f" Valid: {', '.join(shown)}."

@@ -1,0 +1,1 @@
+"""How a model looks at an image."""

@@ -1,0 +1,110 @@
+"""Evaluation of a glimpse model: the mean-location policy, or M sampled paths whose predictions are averaged.
+
+DRAM (arXiv 1412.7755), section 4: the class log-probabilities of several sampled paths are averaged; averaging the probabilities is the other
+common reading. Noise is drawn on the CPU and keyed by (seed, repeat, sample), so neither the batch size, nor M, nor the device
+changes which path sample m of image i takes.
+
+Legend: M samples, n images, B images at a time, N glimpses, K classes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from attn_cli.models.rollout import rollout
+
+Average = Literal["log_probabilities", "probabilities"]
+
+
+def wilson(errors: float, count: int) -> tuple[float, float]:
+    """95 % interval of an error rate in % (Wilson 1927) from a number of errors among `count` images."""
+    if count == 0:
+        return 0.0, 100.0
+    z, p = 1.959964, errors / count
+    centre = p + z * z / (2 * count)
+    spread = z * math.sqrt(p * (1 - p) / count + z * z / (4 * count * count))
+    scale = 100 / (1 + z * z / count)
+    return max(0.0, (centre - spread) * scale), min(100.0, (centre + spread) * scale)
+
+
+def evaluation_noise(seed: int, repeat: int, sample: int, count: int, glimpses: int) -> Tensor:
+    """Standard normal (n, N, 2) for one path through each of n images."""
+    digest = hashlib.blake2b(f"evaluation {seed} {repeat} {sample}".encode(), digest_size=8).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
+    return torch.randn(count, glimpses, 2, generator=generator)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Errors of one split. Rates in %."""
+
+    count: int  # images
+    samples: int  # M; 1 with `greedy` means the mean-location policy
+    greedy: bool
+    errors: list[list[int]]  # [repeat][M − 1]: number of wrong images when the first M samples are averaged
+
+    def error(self, samples: int | None = None) -> float:
+        """Mean error over the repeats, in %."""
+        column = [row[(samples or self.samples) - 1] for row in self.errors]
+        return 100 * sum(column) / len(column) / max(self.count, 1)
+
+    def deviation(self, samples: int | None = None) -> float:
+        """Sample standard deviation over the repeats, in %; 0 for a single repeat."""
+        column = [100 * row[(samples or self.samples) - 1] / max(self.count, 1) for row in self.errors]
+        if len(column) < 2:
+            return 0.0
+        mean = sum(column) / len(column)
+        return math.sqrt(sum((c - mean) ** 2 for c in column) / (len(column) - 1))
+
+    def standard_error(self, samples: int | None = None) -> float:
+        """Binomial standard error of the error rate over images, in %."""
+        p = self.error(samples) / 100
+        return 100 * math.sqrt(p * (1 - p) / max(self.count, 1))
+
+    def interval(self, samples: int | None = None) -> tuple[float, float]:
+        """95 % Wilson interval of the error over the images, in %."""
+        return wilson(self.error(samples) / 100 * self.count, self.count)
+
+
+def running_averages(logits_MBK: Tensor, average: Average) -> Tensor:
+    """Average of the first 1, 2, … M predictions: (M, B, K), up to a factor that the argmax does not see."""
+    log_p = F.log_softmax(logits_MBK.float(), -1)
+    return log_p.cumsum(0) if average == "log_probabilities" else log_p.exp().cumsum(0)
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module,
+    images_nCHW: Tensor,
+    labels_n: Tensor,
+    *,
+    samples: int = 1,
+    greedy: bool = True,
+    average: Average = "log_probabilities",
+    repeats: int = 1,
+    seed: int = 0,
+    batch_size: int = 1000,
+) -> Evaluation:
+    """Count errors on fixed images. Every repeat draws new first locations (random even for the mean policy) and new paths."""
+    was_training, device = model.training, images_nCHW.device
+    model.eval()
+    n, M, N = images_nCHW.shape[0], samples, model.glimpses
+    B = max(1, min(n, batch_size // M))
+    errors = []
+    for repeat in range(repeats):
+        noise = torch.stack([evaluation_noise(seed, repeat, m, n, N) for m in range(M)])  # (M, n, N, 2)
+        wrong = torch.zeros(M, dtype=torch.long, device=device)
+        for low in range(0, n, B):
+            part = slice(low, low + B)
+            logits, _ = rollout(model, images_nCHW[part], noise[:, part].to(device), greedy=greedy)
+            wrong += (running_averages(logits, average).argmax(-1) != labels_n[part]).sum(1)
+        errors.append(wrong.tolist())
+    model.train(was_training)
+    return Evaluation(n, M, greedy, errors)

@@ -1,0 +1,1 @@
+"""Learners, objectives, optimisers, checkpoints, and what guards a training run."""

@@ -1,0 +1,351 @@
+"""Lightning callbacks that keep a run sound: finite numbers, checkpoints at step boundaries, orderly ends on signals.
+
+Give them to the trainer in this order, with `VerifiedCheckpointIO(module)` as a plugin:
+
+    finite = FiniteGuard(clip)
+    checkpoints = Checkpoints(run.checkpoints, every, seconds, finite)
+    callbacks = [finite, …, checkpoints, SignalGuard(checkpoints)]
+
+The last two are Lightning `Checkpoint` callbacks, so they run after all others and, at an epoch's end, after the
+module's own hook: what those change is in the checkpoint. An exception never leads to a checkpoint.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback, Checkpoint
+from torch import Tensor
+
+from attn_cli.errors import Refused
+from attn_cli.learning.checkpoints import check_optimizers, is_better
+from attn_cli.learning.loader import EpochBatches
+
+ASK_EVERY = 16  # steps between two questions to the other processes; each question waits for all of them
+
+
+class Stopped(Refused):
+    """The run was asked to stop, and did; `status` is what the run folder records."""
+
+    def __init__(self, sentence: str, exit_code: int, status: str):
+        super().__init__(sentence, exit_code)
+        self.status = status
+
+
+class FiniteGuard(Callback):
+    """Stops before the optimiser step when the loss or a gradient is not finite; clips the gradient norm on the way.
+
+    On a CPU every step is checked at once. Elsewhere a check makes no host-device sync: flags add up on the device, the
+    (fused) optimiser skips all steps from the first bad one on (`found_inf`, as gradient scalers use it), and the host
+    reads the flags every `read_every` steps, before validation and before every checkpoint.
+    """
+
+    def __init__(self, clip: float | None = None, read_every: int = 50, deferred: bool | None = None):
+        """`clip`: largest gradient norm. `deferred`: check without syncs; None: on every device but the CPU."""
+        self.clip, self.read_every, self.deferred = clip, read_every, deferred
+        self._parameters: list[tuple[str, torch.nn.Parameter]] = []
+        self._loss: Tensor | None = None
+        self._flags: _Flags | None = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._parameters = [(name, p) for name, p in pl_module.named_parameters() if p.requires_grad]
+        self._flags = None
+
+    def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
+        self._loss = loss.detach()
+
+    def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Any) -> None:
+        if self._loss is not None:
+            self.check(self._loss, optimizer, trainer.global_step)
+
+    def check(self, loss: Tensor, optimizer: torch.optim.Optimizer, step: int) -> None:
+        """After backward: raises Refused, at once or when flags are read, if `loss` or a gradient is not finite."""
+        named = [(name, p.grad) for name, p in self._parameters if p.grad is not None]
+        gradients = [gradient for _, gradient in named]
+        norms = torch.stack(torch._foreach_norm(gradients))
+        total = torch.linalg.vector_norm(norms)
+        deferred = loss.device.type != "cpu" if self.deferred is None else self.deferred
+        if deferred:
+            self._defer(loss, norms, total, [name for name, _ in named], optimizer, step)
+            if self.clip is not None:
+                torch._foreach_mul_(gradients, (self.clip / (total + 1e-6)).clamp(max=1.0))
+            return
+        norm, value = total.item(), loss.item()
+        if not math.isfinite(norm + value):
+            raise _not_finite(step, value, norm, [name for name, _ in named], norms.tolist())
+        if self.clip is not None and norm > self.clip:
+            torch._foreach_mul_(gradients, self.clip / (norm + 1e-6))
+
+    def _defer(
+        self, loss: Tensor, norms: Tensor, total: Tensor, names: list[str], optimizer: torch.optim.Optimizer, step: int
+    ) -> None:
+        if self._flags is None or self._flags.names != names:
+            self.read()
+            if not all(group["fused"] for group in optimizer.param_groups):
+                raise TypeError("FiniteGuard without syncs needs an optimiser with fused=True: only it can skip a step")
+            self._flags = _Flags(names, step, loss.device)
+        self._flags.update(loss, norms, total)
+        optimizer.found_inf = self._flags.found  # type: ignore[attr-defined]
+        if self._flags.unread >= self.read_every:
+            self.read()
+
+    def read(self) -> None:
+        """Read the flags, if any are waiting: one sync. Raises Refused for the first step that was not finite."""
+        if self._flags is not None and self._flags.unread:
+            self._flags.read()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.read()
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.read()
+
+
+class _Flags:
+    """Device tensors that remember the first step that was not finite; every operation is in place (P parameters)."""
+
+    def __init__(self, names: list[str], step: int, device: torch.device):
+        self.names, self.first_step, self.unread = names, step, 0
+        self.bad = torch.zeros((), dtype=torch.bool, device=device)
+        self.found = torch.zeros((), dtype=torch.float32, device=device)  # the same, as optimisers want it
+        self.good_steps = torch.zeros((), dtype=torch.int64, device=device)
+        # Loss, total norm, norms: of the first bad step, until there is one of the last.
+        self.values = torch.zeros(len(names) + 2, device=device)
+
+    def update(self, loss: Tensor, norms: Tensor, total: Tensor) -> None:
+        now = torch.cat((loss.reshape(1).float(), total.reshape(1).float(), norms.float()))
+        self.values.copy_(torch.where(self.bad, self.values, now))
+        self.bad.logical_or_((now[0] + now[1]).isfinite().logical_not_())
+        self.found.copy_(self.bad)
+        self.good_steps.add_(self.bad.logical_not())
+        self.unread += 1
+
+    def read(self) -> None:
+        self.unread = 0
+        bad, good_steps, loss, total, *norms = torch.cat(
+            (self.bad.double().reshape(1), self.good_steps.double().reshape(1), self.values.double())
+        ).tolist()
+        if bad:
+            raise _not_finite(self.first_step + int(good_steps), loss, total, self.names, norms)
+
+
+def _not_finite(step: int, loss: float, total: float, names: list[str], norms: list[float]) -> Refused:
+    not_finite = ((name, norm) for name, norm in zip(names, norms, strict=True) if not math.isfinite(norm))
+    first = next((f"{name} is {norm}" for name, norm in not_finite), None)
+    gradient = f"gradient norm of {first}" if first else f"gradient norm is {total}"
+    if math.isfinite(loss):
+        what = f"{gradient} at step {step}"
+    else:
+        what = f"loss is {loss} at step {step}" + (f" (and {gradient})" if first else "")
+    return Refused(f"{what}: training stopped before it, the last good checkpoint is kept; try a lower optimizer.lr.")
+
+
+class Checkpoints(Checkpoint):
+    """Writes last.ckpt every `every` epochs, after the last one and every `seconds` within an epoch; best.ckpt when the
+    module's `val_error` improves and is finite. The last.ckpt before stays as previous.ckpt.
+
+    Beside Lightning's state a checkpoint holds, under "attn", the best error so far, the position in the training
+    batches and all random states; these are restored as the last thing before training goes on.
+    """
+
+    def __init__(self, folder: Path, every: int = 1, seconds: float | None = None, finite: FiniteGuard | None = None):
+        self.folder, self.every, self.seconds, self.finite = Path(folder), every, seconds, finite
+        self.best: float | None = None  # lowest validation error so far
+        self.saved_step: int | None = None  # of the last.ckpt that this process wrote
+        self._saved_at = 0.0
+        self._last_is_good = True
+        self._restored: dict[str, Any] | None = None
+
+    def save(self, trainer: pl.Trainer) -> None:
+        """Write last.ckpt, once per step. Only for step boundaries."""
+        if self.saved_step != trainer.global_step:
+            # A last.ckpt that could not be read must not push a good previous.ckpt out.
+            options = {"keep_as": self.folder / "previous.ckpt"} if self._last_is_good else None
+            self._write(trainer, "last.ckpt", options)
+            self.saved_step, self._last_is_good = trainer.global_step, True
+        self._saved_at = time.monotonic()
+
+    def _write(self, trainer: pl.Trainer, name: str, options: dict[str, Path] | None = None) -> None:
+        if self.finite is not None:
+            self.finite.read()
+        trainer.save_checkpoint(self.folder / name, weights_only=False, storage_options=options)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        # After an epoch's last step comes its end, and with it the better place to save.
+        if self.seconds is None or trainer.is_last_batch:
+            return
+        if _any_process(trainer, time.monotonic() - self._saved_at >= self.seconds, ASK_EVERY):
+            self.save(trainer)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        error = pl_module.val_error
+        done = trainer.current_epoch + 1
+        if isinstance(error, (int, float)) and is_better(error, self.best):
+            self.best = float(error)
+            self._write(trainer, "best.ckpt")
+        if done % self.every == 0 or done == trainer.max_epochs:
+            self.save(trainer)
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        loader = trainer.train_dataloader
+        position = loader.state_dict() if isinstance(loader, EpochBatches) else None
+        checkpoint.setdefault("attn", {}).update(best=self.best, batches=position, random=random_states())
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        ours = checkpoint.get("attn")
+        if not isinstance(ours, dict) or not {"best", "batches", "random"} <= set(ours):
+            raise Refused(f"{trainer.ckpt_path} does not say where training stood: use another checkpoint of the run.")
+        self._restored = {**ours, "optimizer_states": checkpoint["optimizer_states"]}
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # The one hook between the making of the optimisers and the restoring of their state.
+        if self._restored is not None:
+            check_optimizers(trainer.optimizers, self._restored["optimizer_states"], str(trainer.ckpt_path))
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._saved_at = time.monotonic()
+        restored, self._restored = self._restored, None
+        if restored is None:
+            return
+        source = Path(str(trainer.ckpt_path))
+        self._last_is_good = source.name == "last.ckpt"
+        self.best = restored["best"] if isinstance(restored["best"], float) else None
+        loader = trainer.train_dataloader
+        if isinstance(loader, EpochBatches):
+            # Lightning restores loaders within an epoch only, not between two.
+            loader.load_state_dict(restored["batches"] or {})
+            if loader.position != trainer.global_step:
+                stands = f"at step {trainer.global_step} but at batch {loader.position}"
+                raise Refused(f"{source} stands {stands}: use another checkpoint of the run.")
+        try:
+            restore_random_states(restored["random"])
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise Refused(f"{source} holds random states that do not fit this machine: {error}.") from error
+
+
+class SignalGuard(Checkpoint):
+    """SIGTERM and Ctrl-C end training at the next step boundary with a checkpoint; a second Ctrl-C ends it at once.
+
+    Raises Stopped: exit code 143 and status "terminated", or 130 and "interrupted". A signal during an epoch's last
+    step or during validation takes effect at the end of that epoch. As a context manager around the whole command it
+    also answers before and after training, at once. It replaces Lightning's SIGTERM handler, which exits with 0.
+    """
+
+    def __init__(self, checkpoints: Checkpoints):
+        self.checkpoints = checkpoints
+        self.signal: int | None = None
+        self._training = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> SignalGuard:
+        self._before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+        self._install()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in self._before.items():
+                signal.signal(number, handler)
+
+    def _install(self) -> None:
+        if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handlers
+            signal.signal(signal.SIGTERM, self._on_signal)
+            signal.signal(signal.SIGINT, self._on_signal)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if not self._training:
+            raise self._stopped(number, "The command was stopped outside training; a run that trained is kept")
+        if self.signal is not None and number == signal.SIGINT:
+            raise self._stopped(number, "Training was interrupted at once")
+        if self.signal is None:
+            self.signal = number
+            again = "; Ctrl-C again stops at once" if number == signal.SIGINT else ""
+            print(f"Stopping after this step, with a checkpoint{again}.", file=sys.stderr, flush=True)
+
+    def _stopped(self, number: int, what: str) -> Stopped:
+        run = self.checkpoints.folder.parent
+        status = "terminated" if number == signal.SIGTERM else "interrupted"
+        return Stopped(f"{what}: continue with `attn train resume={run}`.", 128 + int(number), status)
+
+    def _stop(self, trainer: pl.Trainer) -> None:
+        self.checkpoints.save(trainer)
+        number = self.signal or signal.SIGTERM  # with several processes it may be another one that got the signal
+        self._training = False
+        raise self._stopped(number, f"Training stopped after {trainer.global_step} steps, with a checkpoint")
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._install()  # over Lightning's handler, which it sets just before
+        self._training = True
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        if not trainer.is_last_batch and _any_process(trainer, self.signal is not None, ASK_EVERY):
+            self._stop(trainer)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if _any_process(trainer, self.signal is not None):
+            self._stop(trainer)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._training = False
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        self._training = False
+
+
+def _any_process(trainer: pl.Trainer, wanted: bool, every: int = 1) -> bool:
+    """Whether any process of the run wants it: all must do the same thing at the same step."""
+    if trainer.world_size == 1:
+        return wanted
+    return trainer.global_step % every == 0 and trainer.strategy.reduce_boolean_decision(wanted, all=False)
+
+
+def random_states() -> dict[str, Any]:
+    """The states of all global random generators, as a checkpoint can hold them."""
+    states: dict[str, Any] = {"torch": torch.get_rng_state(), "python": random.getstate()}
+    states["cuda"] = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    if "numpy" in sys.modules:
+        import numpy as np
+
+        state: Any = np.random.get_state(legacy=True)
+        kind, keys, position, has_gauss, gauss = state
+        states["numpy"] = (str(kind), keys.tolist(), int(position), int(has_gauss), float(gauss))
+    return states
+
+
+def restore_random_states(states: dict[str, Any]) -> None:
+    """Inverse of `random_states`; CUDA states only where there are as many devices."""
+    torch.set_rng_state(states["torch"])
+    random.setstate(states["python"])
+    if torch.cuda.is_available() and len(states["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(states["cuda"])
+    if "numpy" in states:
+        import numpy as np
+
+        np.random.set_state(states["numpy"])
+
+
+def explain_oom(error: BaseException, batch_size: int) -> Refused | None:
+    """A refusal that says what to set, if `error` is an accelerator that ran out of memory; else None."""
+    if not isinstance(error, torch.OutOfMemoryError) and "CUBLAS_STATUS_ALLOC_FAILED" not in str(error):
+        return None
+    smaller = f"set trainer.batch_size={batch_size // 2}" if batch_size > 1 else "choose a smaller model or image"
+    return Refused(
+        f"The GPU ran out of memory with trainer.batch_size={batch_size}: {smaller} and start again; "
+        "the checkpoints written so far are kept."
+    )

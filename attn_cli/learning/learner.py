@@ -1,0 +1,132 @@
+"""The LightningModule that every model shares, and the one for RAM.
+
+A learner wraps a model and names its objective; the mathematics is in `objectives`. Batches come as (images, labels, epoch,
+step) from `EpochBatches`; a training step makes no host-device sync: the numbers for the log are added up on the device.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from attn_cli.config.schema import Config
+from attn_cli.data.batches import Data
+from attn_cli.inference.monte_carlo import evaluate
+from attn_cli.learning import optimisers
+from attn_cli.learning.compiling import compiled
+from attn_cli.learning.objectives import Losses, hybrid
+from attn_cli.models.rollout import draw_noise, rollout
+
+LOGGED = ("loss", "cross_entropy", "reinforce", "baseline", "reward", "error")
+
+
+class Learner(pl.LightningModule):
+    """Shared: noise, optimiser, sums for the log, validation. A subclass gives `losses`."""
+
+    def __init__(self, model: nn.Module, config: Config, data: Data, compile_step: bool = False):
+        super().__init__()
+        self.model = model
+        self.config = config
+        self.data = data
+        self.compile_step = compile_step
+        self.samples = 1
+        self.listeners: list[Callable[[dict[str, Any]], None]] = []  # called with the row of each finished epoch
+        self.seconds = 0.0  # spent in training steps, over all attempts
+        self.images = 0
+        self.val_error: float | None = None
+        self.register_buffer("totals", torch.zeros(len(LOGGED) + 1), persistent=False)  # the last one counts steps
+        self._since = time.perf_counter()
+        self._loss_and_row = compiled(self.loss_and_row) if compile_step else self.loss_and_row
+
+    def losses(self, images: Tensor, noise: Tensor, labels: Tensor) -> Losses:
+        raise TypeError("a learner names its objective")
+
+    def loss_and_row(self, images: Tensor, noise: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss to minimise, and one detached row for the log: `LOGGED`, then a 1."""
+        half = self.config.trainer.precision == "bf16" and images.device.type == "cuda"  # on a CPU see training.precision
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=half):
+            parts = self.losses(images, noise, labels)
+        values = (parts.total.detach(), parts.cross_entropy, parts.reinforce, parts.baseline, parts.reward, parts.error)
+        return parts.total, torch.stack([v.float() for v in values] + [torch.ones_like(parts.error)])
+
+    def training_step(self, batch: tuple[Tensor, Tensor, int, int], batch_idx: int) -> Tensor:
+        images, labels, _, step = batch
+        noise = draw_noise(self.config.seed, step, (self.samples, images.shape[0], self.model.glimpses), images.device)
+        loss, row = self._loss_and_row(images, noise, labels)
+        self.totals += row
+        self.images += images.shape[0]
+        return loss
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        trainer = self.config.trainer
+        per_epoch = self.data.steps_per_epoch(trainer.batch_size)
+        optimiser, schedule = optimisers.build(
+            self.config.optimizer, self.model.parameters(), per_epoch * trainer.epochs, per_epoch
+        )
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_train_start(self) -> None:
+        self._since = time.perf_counter()
+
+    def on_train_epoch_end(self) -> None:
+        """Close the epoch: means for the log, validation, then whoever listens. Checkpoints are written after this."""
+        trainer, self.val_error = self.config.trainer, None
+        self.seconds += self._elapsed()
+        *sums, count = self.totals.tolist()  # the one transfer to the host in an epoch
+        self.totals.zero_()
+        done = self.current_epoch + 1
+        if done % trainer.validate_every == 0 or done == trainer.epochs:
+            self.val_error = self.validate()
+        means = {name: value / max(count, 1) for name, value in zip(LOGGED, sums, strict=True)}
+        rate = self.optimizers().param_groups[0]["lr"]  # type: ignore[union-attr]
+        row = {"epoch": done, "step": self.global_step, **means, "lr": rate, "seconds": round(self.seconds, 2)}
+        row["train_loss"], row["train_error"], row["val_error"] = row.pop("loss"), 100 * row.pop("error"), self.val_error
+        for listener in self.listeners:
+            listener(row)
+        self._since = time.perf_counter()
+
+    def _elapsed(self) -> float:
+        since, self._since = self._since, time.perf_counter()
+        return self._since - since
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.seconds += self._elapsed()
+        state = {"seconds": self.seconds, "images": self.images, "totals": self.totals.tolist()}
+        checkpoint["learner"] = {**state, "compiled": self.compile_step}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        state = checkpoint["learner"]
+        self.seconds, self.images = state["seconds"], state["images"]
+        self.totals.copy_(torch.tensor(state["totals"]))
+
+    def validate(self) -> float:
+        """Error in % with the mean-location policy on the validation images."""
+        images, labels = self.data.fixed("validation")
+        return evaluate(self.model, images, labels, batch_size=self.config.trainer.eval_batch_size).error()
+
+
+class RamLearner(Learner):
+    """RAM, section 3.2: the hybrid supervised loss."""
+
+    def __init__(self, model: nn.Module, config: Config, data: Data, compile_step: bool = False):
+        super().__init__(model, config, data, compile_step)
+        self.samples = config.model.samples
+
+    def losses(self, images: Tensor, noise: Tensor, labels: Tensor) -> Losses:
+        options = self.config.model
+        logits, trace = rollout(self.model, images, noise)
+        return hybrid(
+            logits,
+            trace,
+            labels,
+            reward=options.reward,
+            discount=options.discount,
+            baseline=options.baseline,
+            reinforce_weight=options.reinforce_weight,
+            baseline_weight=options.baseline_weight,
+        )

@@ -1,0 +1,104 @@
+"""What a run tells while it trains: metrics.csv, a progress bar on a terminal, a plain line an epoch elsewhere."""
+
+from __future__ import annotations
+
+import csv
+import io
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from attn_cli.errors import Refused
+from attn_cli.runs import write_atomically
+
+COLUMNS = (
+    "epoch", "step", "train_loss", "cross_entropy", "reinforce", "baseline", "reward", "train_error", "val_error", "lr", "seconds",
+)  # fmt: skip
+REFRESH = 25  # steps between two updates of the bar
+
+
+class MetricsFile:
+    """metrics.csv: one row an epoch; errors in %. A resumed run drops the rows that it is about to repeat."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.rows: list[dict[str, str]] = []
+        if path.exists():
+            with path.open(newline="") as file:
+                self.rows = list(csv.DictReader(file))
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Append one epoch and replace the file as a whole."""
+        new = {name: "" if row.get(name) is None else str(row[name]) for name in COLUMNS}
+        self.rows = [old for old in self.rows if int(old["epoch"]) < row["epoch"]] + [new]
+        text = io.StringIO()
+        writer = csv.DictWriter(text, COLUMNS)
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_atomically(self.path, text.getvalue())
+
+
+class ProgressReport(Callback):
+    """A rich bar on a terminal; plain lines where nobody watches. `epoch` is called with the row of a finished epoch."""
+
+    def __init__(self, epochs: int, log_file: Path | None = None):
+        self.epochs = epochs
+        self.log_file = log_file
+        self.bar: Progress | None = None
+        if Console(file=sys.stdout).is_terminal:
+            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"), TimeRemainingColumn())
+            self.bar = Progress(*columns, refresh_per_second=4)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.bar is not None:
+            total = self.epochs * trainer.num_training_batches
+            self.task = self.bar.add_task("training", total=total, completed=trainer.global_step, note="")
+            self.bar.start()
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        if self.bar is not None and trainer.global_step % REFRESH == 0:
+            self.bar.update(self.task, completed=trainer.global_step)
+
+    def epoch(self, row: dict[str, Any]) -> None:
+        """Print, and add to log.txt, one line."""
+        validation = "" if row["val_error"] is None else f"  validation {row['val_error']:6.2f} %"
+        line = f"epoch {row['epoch']:>3}/{self.epochs}  loss {row['train_loss']:.4f}  training {row['train_error']:6.2f} %{validation}"
+        line += f"  {row['seconds']:.0f} s"
+        if self.bar is not None:
+            self.bar.update(self.task, completed=row["step"], note=line)
+        else:
+            print(line, flush=True)
+        if self.log_file is not None:
+            with self.log_file.open("a") as file:
+                file.write(line + "\n")
+
+    def stop(self) -> None:
+        """Leave the terminal as it was; safe to call twice."""
+        if self.bar is not None:
+            self.bar.stop()
+
+
+def make_logger(config: Any, folder: Path) -> Any:
+    """The Lightning logger of `logger=tensorboard|wandb|mlflow`, or False; raises Refused where its package is absent."""
+    from pytorch_lightning import loggers
+
+    makers = {
+        "tensorboard": lambda: loggers.TensorBoardLogger(folder, name="tensorboard", version=""),
+        "wandb": lambda: loggers.WandbLogger(project=config.project, name=folder.name, save_dir=folder, offline=False),
+        "mlflow": lambda: loggers.MLFlowLogger(
+            experiment_name=config.project, run_name=folder.name, tracking_uri=f"file:{folder.resolve() / 'mlruns'}"
+        ),
+    }
+    if config.name not in makers:
+        return False
+    try:
+        return makers[config.name]()
+    except ModuleNotFoundError as error:
+        raise Refused(
+            f"logger={config.name} needs a package that is not installed: run `pip install attn-cli[{config.name}]` or use logger=csv."
+        ) from error

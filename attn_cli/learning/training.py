@@ -1,0 +1,117 @@
+"""From a configuration to a trained run: trainer, callbacks, precision, compilation."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+
+from attn_cli.config import registry, schema
+from attn_cli.data.batches import Data
+from attn_cli.devices import choose_device
+from attn_cli.errors import Refused
+from attn_cli.learning.checkpoints import VerifiedCheckpointIO
+from attn_cli.learning.compiling import compiler_found
+from attn_cli.learning.guards import Checkpoints, FiniteGuard, SignalGuard
+from attn_cli.learning.learner import Learner, RamLearner
+from attn_cli.learning.loader import EpochBatches
+from attn_cli.models.build import build_model
+
+LEARNERS: dict[str, type[Learner]] = {"ram": RamLearner, "ram_lstm": RamLearner}
+WORTH_COMPILING = 3000  # steps; compilation takes as long as some thousand small ones gain
+FEW_ROWS = 256  # paths in a batch: beyond, a CPU spends its time in matrix products, which compilation does not change
+
+
+def make_learner(config: schema.Config, data: Data, device: torch.device) -> Learner:
+    """Model and objective; weights are drawn from the run's seed on the CPU."""
+    torch.manual_seed(config.seed)
+    model = build_model(config, data.info)
+    learner = LEARNERS.get(config.model.name) or getattr(registry.load("model", config.model.name), "learner", None)
+    if learner is None:
+        raise Refused(f"model={config.model.name} names no learner: give its class an attribute `learner`, such as RamLearner.")
+    return learner(model, config, data, compile_step=should_compile(config, data, device))
+
+
+def should_compile(config: schema.Config, data: Data, device: torch.device) -> bool:
+    """`on` insists; `auto` compiles where a compiler is found, the run is long and compilation helps."""
+    trainer = config.trainer
+    if trainer.compile == "off":
+        return False
+    if not compiler_found():
+        if trainer.compile == "on":
+            raise Refused("trainer.compile=on needs a C++ compiler and none was found: install one or use trainer.compile=off.")
+        print("No C++ compiler was found: training runs without torch.compile.")
+        return False
+    steps = trainer.epochs * data.steps_per_epoch(trainer.batch_size)
+    few = trainer.batch_size * getattr(config.model, "samples", 1) <= FEW_ROWS or device.type == "cuda"
+    return trainer.compile == "on" or (steps >= WORTH_COMPILING and few and trainer.limit_train_steps is None)
+
+
+@contextlib.contextmanager
+def precision(name: str) -> Iterator[None]:
+    """`bf16` multiplies matrices with bf16 operands (sums, weights and all else stay fp32); on a GPU autocast does so."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium" if name == "bf16" else "highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+class Clock(Callback):
+    """Calls a function with the time at which each step starts."""
+
+    def __init__(self, tick: Callable[[], None]):
+        self.tick = tick
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        self.tick()
+
+
+def fit(
+    learner: Learner,
+    config: schema.Config,
+    data: Data,
+    *,
+    folder: Path | None = None,
+    resume: Path | None = None,
+    callbacks: list[Callback] | None = None,
+    logger: Any = False,
+) -> Checkpoints | None:
+    """Train. With `folder`, checkpoints go there and signals end the run in order; without, nothing is written."""
+    trainer_config = config.trainer
+    finite = FiniteGuard(config.optimizer.clip)
+    all_callbacks: list[Callback] = [finite, *(callbacks or [])]
+    checkpoints = None
+    if folder is not None:
+        checkpoints = Checkpoints(folder, trainer_config.checkpoint_every, trainer_config.checkpoint_seconds, finite)
+        all_callbacks += [checkpoints, SignalGuard(checkpoints)]
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="pytorch_lightning")
+        trainer = pl.Trainer(
+            accelerator="gpu" if choose_device(trainer_config.accelerator).type == "cuda" else "cpu",
+            devices=trainer_config.devices,
+            strategy=trainer_config.strategy,
+            max_epochs=trainer_config.epochs,
+            logger=logger,
+            callbacks=all_callbacks,
+            plugins=[VerifiedCheckpointIO(learner)],
+            enable_checkpointing=folder is not None,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            limit_val_batches=0,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+        )
+        batches = EpochBatches(data, config.seed, trainer_config.batch_size, trainer_config.limit_train_steps)
+        with precision(trainer_config.precision):
+            trainer.fit(learner, batches, ckpt_path=resume)
+    return checkpoints

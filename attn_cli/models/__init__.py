@@ -1,0 +1,1 @@
+"""One plain `nn.Module` file a paper."""

@@ -1,0 +1,21 @@
+"""A model from its configuration, by registered name."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from attn_cli.config import registry, schema
+from attn_cli.data.batches import DataInfo
+
+
+def build_model(config: schema.Config, info: DataInfo) -> nn.Module:
+    """The model that `config.model.name` names, for the images and classes of a data set."""
+    model_class = registry.load("model", config.model.name)
+    return model_class(
+        config.model,
+        config.glimpses,
+        config.scales,
+        channels=info.channels,
+        classes=info.classes,
+        background=info.background,
+    )

@@ -1,0 +1,149 @@
+"""Recurrent Models of Visual Attention. Mnih, Heess, Graves, Kavukcuoglu, 2014 (arXiv 1406.6247).
+
+Implemented: glimpse sensor and network, ReLU core (LSTM core as in section 4.2), location, action and baseline networks,
+Gaussian location policy with fixed variance, a policy over a grid of places (footnote 2), random glimpses (Table 1a).
+
+Departures from the paper, and choices that it leaves open:
+ 1. Linear(h) + Linear(g) is one linear map of the concatenation [h, g] (likewise [h_g, h_l]): the same functions, one bias instead of two.
+ 2. `policy_gradient: detached` stops the policy gradient at the location network; the paper's eq. 1 is `full`. The baseline
+    network never sends gradient into the core.
+ 3. Samples are clamped to [-1, 1] to look; the log-density is that of the unclamped sample. The first location is uniform.
+ 4. `location_mean: tanh` squashes the mean; the paper's is linear, the default.
+ 5. The LSTM core starts with a forget-gate bias of 1.
+
+Legend: B images, M samples (paths) per image, R = M·B rows, N glimpses, K classes, D hidden, k scales, C channels, g width.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from attn_cli.config.schema import Glimpses, Ram, Scales
+from attn_cli.errors import Refused
+from attn_cli.glimpses.retina import Canvas, Retina
+
+
+@dataclass(frozen=True)
+class State:
+    """Everything the next step needs; rows are paths."""
+
+    canvas: Canvas
+    hidden: Tensor  # (R, D)
+    cell: Tensor | None  # (R, D) of the LSTM core
+    location: Tensor | None = None  # (R, 2) of the latest glimpse; None before the first
+    log_prob: Tensor | None = None  # (R,) of that location; None where it was not chosen by the policy
+    emitter: Tensor | None = None  # (R, D) the state that chose it
+    patches: Tensor | None = None  # (R, k, C, g, g) what was seen there
+
+
+class GlimpseNetwork(nn.Module):
+    """g = Rect(Linear(h_g) + Linear(h_l)), h_g = Rect(Linear(ρ)), h_l = Rect(Linear(l)); section 4."""
+
+    def __init__(self, pixels: int, hidden: int, features: int):
+        super().__init__()
+        self.what = nn.Linear(pixels, hidden)
+        self.where = nn.Linear(2, hidden)
+        self.combine = nn.Linear(2 * hidden, features)
+
+    def forward(self, patches_RP: Tensor, location_R2: Tensor) -> Tensor:
+        h_g = F.relu(self.what(patches_RP))
+        h_l = F.relu(self.where(location_R2))
+        return F.relu(self.combine(torch.cat([h_g, h_l], 1)))
+
+
+class RAM(nn.Module):
+    def __init__(self, config: Ram, glimpses: Glimpses, scales: Scales, *, channels: int, classes: int, background: int = 0):
+        super().__init__()
+        if config.policy == "grid" and config.grid**2 > 25:
+            raise Refused(f"model.grid={config.grid} gives more than 25 places, the most that the paper could learn; use 5 or less.")
+        self.config = config
+        self.glimpses = glimpses.count
+        self.retina = Retina(glimpses.size, scales.count, channels, background)
+        D = config.hidden
+        self.glimpse_network = GlimpseNetwork(self.retina.features, config.glimpse_hidden, config.glimpse_features)
+        self.core = nn.Linear(D + config.glimpse_features, D if config.core == "relu" else 4 * D)
+        if config.core == "lstm":
+            with torch.no_grad():
+                self.core.bias[D : 2 * D] += 1.0
+        self.location_network = nn.Linear(D, config.grid**2 if config.policy == "grid" else 2)
+        self.action_network = nn.Linear(D, classes)
+        self.baseline_network = nn.Linear(D, 1)
+        places = (2 * torch.arange(config.grid) + 1) / config.grid - 1
+        y, x = torch.meshgrid(places, places, indexing="ij")
+        self.register_buffer("places", torch.stack([x, y], -1).view(-1, 2), persistent=False)  # (grid², 2)
+
+    def start(self, images_BCHW: Tensor, samples: int) -> State:
+        """A state that has seen nothing, for M paths through each image; images are uint8."""
+        canvas = self.retina.frame(images_BCHW)
+        R, D = samples * images_BCHW.shape[0], self.config.hidden
+        weight = self.core.weight
+        hidden = torch.zeros(R, D, device=weight.device, dtype=weight.dtype)
+        return State(canvas, hidden, torch.zeros_like(hidden) if self.config.core == "lstm" else None)
+
+    def step(self, state: State, noise_R2: Tensor, greedy: bool = False) -> State:
+        """Choose a location, look there, think. `noise_R2` is standard normal; `greedy` takes the mean location."""
+        location, log_prob = self.choose(state, noise_R2, greedy)
+        patches = self.retina.look(state.canvas, location)
+        features = self.glimpse_network(patches.flatten(1).to(state.hidden.dtype), location)
+        hidden, cell = self.think(state, features)
+        return replace(state, hidden=hidden, cell=cell, location=location, log_prob=log_prob, emitter=state.hidden, patches=patches)
+
+    def choose(self, state: State, noise_R2: Tensor, greedy: bool) -> tuple[Tensor, Tensor | None]:
+        """The next location (R, 2) in [-1, 1] and its log-density (R,), None for locations that no policy chose."""
+        config = self.config
+        if state.location is None or config.policy == "random":
+            return torch.erf(noise_R2 * math.sqrt(0.5)), None  # Φ of a normal is uniform: on [-1, 1] here
+        emitter = state.hidden if config.policy_gradient == "full" else state.hidden.detach()
+        output = self.location_network(emitter)
+        if config.policy == "grid":
+            log_p = F.log_softmax(output, -1)
+            if greedy:
+                place = log_p.argmax(-1)
+            else:  # inverse of the cumulative distribution at a uniform number
+                uniform = 0.5 + 0.5 * torch.erf(noise_R2[:, :1] * math.sqrt(0.5))
+                place = (log_p.detach().exp().cumsum(-1) < uniform).sum(-1).clamp(max=config.grid**2 - 1)
+            return self.places[place], log_p.gather(1, place[:, None])[:, 0]
+        mean = torch.tanh(output) if config.location_mean == "tanh" else output
+        sample = (mean if greedy else mean + config.sigma * noise_R2).detach()
+        deviation = (sample - mean) / config.sigma
+        log_prob = -0.5 * deviation.square().sum(-1) - 2 * math.log(config.sigma * math.sqrt(2 * math.pi))
+        return sample.clamp(-1, 1), log_prob
+
+    def think(self, state: State, features: Tensor) -> tuple[Tensor, Tensor | None]:
+        """h_t = Rect(Linear(h_{t−1}) + Linear(g_t)), or an LSTM."""
+        output = self.core(torch.cat([state.hidden, features], 1))
+        if state.cell is None:
+            return F.relu(output), None
+        i, f, c, o = output.chunk(4, 1)
+        cell = torch.sigmoid(f) * state.cell + torch.sigmoid(i) * torch.tanh(c)
+        return torch.sigmoid(o) * torch.tanh(cell), cell
+
+    def classify(self, hidden: Tensor) -> Tensor:
+        """Logits (…, K) of the action network."""
+        return self.action_network(hidden)
+
+    def baseline(self, hidden: Tensor) -> Tensor:
+        """Predicted return (…) of a state; never sends gradient into the core."""
+        return self.baseline_network(hidden.detach())[..., 0]
+
+    def multiply_adds(self, training: bool = False) -> int:
+        """Multiply-adds of one path through an image by the closed form: forward, or forward and backward of a training step.
+
+        A layer costs its weight's size; its backward pass once more for the weight and, where gradient goes on, once more
+        for the input. The baseline network serves training only.
+        """
+        network = self.glimpse_network
+        first = network.what.weight.numel() + network.where.weight.numel()  # read pixels and locations: no gradient goes on
+        inner = network.combine.weight.numel() + self.core.weight.numel()
+        answer, moves = self.action_network.weight.numel(), 0 if self.config.policy == "random" else self.glimpses - 1
+        locate = moves * self.location_network.weight.numel()
+        if not training:
+            return self.glimpses * (first + inner) + locate + answer
+        judge = moves * self.baseline_network.weight.numel()
+        policy = 3 if self.config.policy_gradient == "full" else 2
+        return self.glimpses * (2 * first + 3 * inner) + policy * locate + 3 * answer + 2 * judge

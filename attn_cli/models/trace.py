@@ -1,0 +1,25 @@
+"""What a model saw and did: the one record that objectives, averaging, pictures and tests read.
+
+Legend: M samples (paths) per image, B batch, N glimpses, A location actions that were sampled and used to look,
+K classes, C channels, k scales, g glimpse width in pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass
+class Trace:
+    """Locations are (x, y) in units where the image spans [-1, 1] on each axis and (0, 0) is its centre."""
+
+    locations: Tensor  # (M, B, N, 2) where each glimpse was centred
+    log_probs: Tensor  # (M, B, A) log-density of each sampled location, of the unclamped sample; RAM: A = N − 1
+    baselines: Tensor  # (M, B, A) predicted return from the state that emitted the location
+    logits: Tensor  # (M, B, K) the classification after the last glimpse
+    # Only when the rollout is asked to record (pictures, tests):
+    step_logits: Tensor | None = None  # (M, B, N, K) the classification head applied after every glimpse
+    patches: Tensor | None = None  # (M, B, N, k, C, g, g) in [0, 1], what the retina delivered
+    boxes: Tensor | None = None  # (M, B, N, k, 4) x0, y0, x1, y1 in pixels of the image, x1 and y1 exclusive

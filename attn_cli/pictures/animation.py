@@ -1,0 +1,237 @@
+"""The glimpses of one image as an animated GIF: where the sensor is, what it delivers, what the model then believes.
+
+Legend: M samples, B images, N glimpses, K classes, C channels, k scales, g glimpse width in pixels.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from attn_cli.pictures import drawing
+from attn_cli.pictures.drawing import FAINT, FRAME, INK, PAGE, RIGHT, WRONG, Colour, compose_glimpse
+from attn_cli.pictures.writing import write
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from attn_cli.models.trace import Trace
+
+FRAME_MS, LAST_MS = 700, 2800  # how long a glimpse and the last one are shown
+
+SIDE = 280  # the image with its margin, nearly, in pixels of the page
+GLIMPSE_SIDE = 192
+GAP = drawing.REACH + 2
+HEADING = 22
+BAR, BAR_ROOM, SHARE_ROOM, NAME_ROOM = 20, 150, 58, 130  # a bar's pitch and length; its text, its name at most
+MOST_BARS = 12
+OUTSIDE = (226, 228, 232)  # behind sensor boxes that reach out of the image
+EMPTY = (243, 244, 247)  # a bar's unfilled part
+SENSOR = ((255, 196, 0), (255, 145, 0), (235, 95, 200), (120, 130, 255))  # finest patch first
+
+
+def glimpse_animation(
+    image: Tensor,
+    trace: Trace,
+    index: int,
+    label: int,
+    class_names: Sequence[str],
+    path: Path | str,
+    sample: int = 0,
+) -> Path:
+    """One frame per glimpse of `image` (C, H, W) uint8, which is image `index` of the recorded trace.
+
+    Each frame shows the image with the sensor boxes and the path so far (green while the prediction is right, red while
+    it is wrong), the composed glimpse, and the probabilities after it with the truth marked. Beyond 12 classes: those
+    that ever came first, then the likeliest, and always the truth. Writes a GIF that loops and returns its path.
+    Errors: `ValueError` if the trace was not recorded.
+    """
+    fields = drawing.recorded(trace, "locations", "patches", "boxes", "step_logits")
+    locations, patches, boxes, logits = (values[sample, index] for values in fields)
+    scene = _Scene.of(drawing.array(image), patches, boxes, drawing.probabilities(logits), int(label), class_names)
+    still = scene.background()
+    frames = []
+    for t in range(len(locations)):
+        frame = still.copy()
+        scene.draw(frame, t, locations)
+        frames.append(frame)
+
+    palette = scene.palette()  # one for all frames, so that nothing flickers
+    indexed = [_to_palette(frame, palette, grey=image.shape[0] == 1) for frame in frames]
+    durations = [FRAME_MS] * (len(frames) - 1) + [LAST_MS]
+    buffer = io.BytesIO()
+    indexed[0].save(buffer, "GIF", save_all=True, append_images=indexed[1:], duration=durations, loop=0, optimize=False)
+    return write(path, buffer.getvalue())
+
+
+@dataclass(frozen=True)
+class _Scene:
+    """Where everything goes; the same for all frames."""
+
+    image: Image.Image  # the image alone, never larger than it is or is shown
+    picture: Image.Image  # the enlarged image with its margin
+    height: int
+    width: int
+    margin: int  # in pixels of the image
+    zoom: float
+    patches: np.ndarray  # (N, k, C, g, g)
+    boxes: np.ndarray  # (N, k, 4)
+    chances: np.ndarray  # (N, K)
+    truth: int
+    classes: list[int]  # those with a bar
+    names: list[str]
+    glimpse_zoom: float
+    glimpse_side: int
+    name_room: int
+
+    @staticmethod
+    def of(
+        pixels: np.ndarray,
+        patches: np.ndarray,
+        boxes: np.ndarray,
+        chances: np.ndarray,
+        truth: int,
+        class_names: Sequence[str],
+    ) -> _Scene:
+        image = drawing.to_image(pixels.transpose(1, 2, 0))
+        width, height = image.size
+        overhang = max(0, -int(boxes[..., :2].min()), int((boxes[..., 2:] - (width, height)).max()))
+        margin = min(overhang + 1, max(height, width) // 4) if overhang else 0
+        zoom = drawing.zoom_to(height + 2 * margin, width + 2 * margin, SIDE)
+        enlarged = drawing.enlarge(image, zoom)
+        border = round(margin * zoom)
+        picture = Image.new("RGB", (enlarged.width + 2 * border, enlarged.height + 2 * border), OUTSIDE)
+        picture.paste(enlarged, (border, border))
+
+        whole = compose_glimpse(patches[0]).shape[0]
+        glimpse_zoom = GLIMPSE_SIDE / whole if whole > GLIMPSE_SIDE else GLIMPSE_SIDE // whole
+        classes = _classes_to_show(chances, truth)
+        face = drawing.font(13, bold=True)
+        names = [drawing.shorten(drawing.class_name(class_names, k), face, NAME_ROOM) for k in classes]
+        return _Scene(
+            image=min(image, enlarged, key=lambda candidate: candidate.width),
+            picture=picture,
+            height=height,
+            width=width,
+            margin=margin,
+            zoom=zoom,
+            patches=patches,
+            boxes=boxes,
+            chances=chances,
+            truth=truth,
+            classes=classes,
+            names=names,
+            glimpse_zoom=glimpse_zoom,
+            glimpse_side=max(1, round(whole * glimpse_zoom)),
+            name_room=round(max(face.getlength(name) for name in names)),
+        )
+
+    @property
+    def glimpse_x(self) -> int:
+        return GAP + self.picture.width + GAP + 4
+
+    @property
+    def bars_x(self) -> int:
+        """Where names end and bars begin."""
+        return self.glimpse_x + self.glimpse_side + 2 * GAP + 10 + self.name_room
+
+    def background(self) -> Image.Image:
+        """All that does not change."""
+        width = self.bars_x + 8 + BAR_ROOM + SHARE_ROOM
+        height = 2 * HEADING + max(self.picture.height, self.glimpse_side, BAR * len(self.classes)) + GAP
+        page = Image.new("RGB", (width, height), PAGE)
+        draw = ImageDraw.Draw(page)
+        for x, text in (
+            (GAP, "image and sensor"),
+            (self.glimpse_x, "glimpse"),
+            (self.bars_x + 8, "probability (▶ truth)"),
+        ):
+            draw.text((x, HEADING + HEADING / 2 - 2), text, FAINT, drawing.font(12), anchor="lm")
+        return page
+
+    def palette(self) -> list[Colour]:
+        """The exact colours of the page and the marks, and those that serve the pixels of image and glimpses best."""
+        fixed = [PAGE, INK, FAINT, FRAME, OUTSIDE, EMPTY, RIGHT, WRONG, *SENSOR]
+        fixed += [(v, v, v) for v in range(0, 256, 17)]  # edges of letters
+        seen = [drawing.to_image(compose_glimpse(patches)) for patches in self.patches]
+        parts = [self.image, *seen]
+        content = Image.new("RGB", (sum(part.width for part in parts), max(part.height for part in parts)))
+        for i, part in enumerate(parts):
+            content.paste(part, (sum(before.width for before in parts[:i]), 0))
+        free = 256 - len(fixed)
+        fitted = content.quantize(free, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).getpalette() or []
+        return [*fixed, *zip(*[iter(fitted[: 3 * free])] * 3, strict=True)]  # type: ignore[list-item]
+
+    def draw(self, page: Image.Image, t: int, locations: np.ndarray) -> None:
+        """Frame t (from 0)."""
+        guess = int(self.chances[t].argmax())
+        colour = RIGHT if guess == self.truth else WRONG
+        draw = ImageDraw.Draw(page)
+        title = f"Glimpse {t + 1} of {len(locations)}"
+        draw.text((GAP, HEADING / 2 + 3), title, INK, drawing.font(14, bold=True), anchor="lm")
+
+        top = 2 * HEADING
+        picture = self.picture.copy()
+        for scale in reversed(range(self.boxes.shape[1])):
+            edges = (self.boxes[t, scale] + self.margin) * self.zoom
+            x0, y0, x1, y1 = (round(float(v)) for v in edges)
+            outline = SENSOR[scale % len(SENSOR)]
+            ImageDraw.Draw(picture).rectangle((x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)), outline=outline, width=2)
+        drawing.place(page, picture, GAP, top)
+        places = drawing.to_pixels(locations[: t + 1], self.height, self.width)
+        drawing.draw_path(page, (places + self.margin) * self.zoom + (GAP, top), colour)
+
+        seen = drawing.to_image(compose_glimpse(self.patches[t]))
+        drawing.place(page, drawing.enlarge(seen, self.glimpse_zoom), self.glimpse_x, top)
+
+        for row, (k, name) in enumerate(zip(self.classes, self.names, strict=True)):
+            self._bar(draw, top + row * BAR, name, float(self.chances[t, k]), k == guess, k == self.truth)
+
+    def _bar(self, draw: ImageDraw.ImageDraw, y: int, name: str, chance: float, guessed: bool, true: bool) -> None:
+        """The truth has a bold name, a triangle and an outline of full length; the prediction has a coloured bar."""
+        x, middle = self.bars_x, y + BAR / 2 - 1
+        draw.text((x, middle), name, INK if true else FAINT, drawing.font(13, bold=true), anchor="rm")
+        fill = (RIGHT if true else WRONG) if guessed else FRAME
+        draw.rectangle((x + 8, y + 2, x + 8 + BAR_ROOM, y + BAR - 5), fill=EMPTY, outline=INK if true else None)
+        length = round(BAR_ROOM * np.nan_to_num(chance))
+        if length:
+            draw.rectangle((x + 8, y + 2, x + 8 + length, y + BAR - 5), fill=fill, outline=INK if true else None)
+        share = drawing.percent(chance)
+        draw.text(
+            (x + 8 + BAR_ROOM + 5, middle), share, INK if true or guessed else FAINT, drawing.font(12), anchor="lm"
+        )
+        if true:
+            tip = x - self.name_room - 6
+            draw.polygon([(tip - 9, middle - 5), (tip - 9, middle + 5), (tip - 2, middle)], fill=INK)
+
+
+def _to_palette(frame: Image.Image, palette: list[Colour], grey: bool) -> Image.Image:
+    """The frame in palette colours; dithered unless grey, where it would only add noise."""
+    colours = Image.new("P", (1, 1))
+    colours.putpalette([v for colour in palette for v in colour])
+    indexed = frame.quantize(palette=colours, dither=Image.Dither.NONE if grey else Image.Dither.FLOYDSTEINBERG)
+    # Pillow looks colours up coarsely, which turns white grey: a colour that is in the palette is set exactly.
+    weights = (1 << 16, 1 << 8, 1)
+    codes = np.asarray(frame).astype(np.int32) @ np.asarray(weights, np.int32)
+    indices = np.array(indexed)
+    for i, colour in reversed(list(enumerate(palette))):
+        indices[codes == np.dot(colour, weights)] = i
+    exact = Image.frombytes("P", frame.size, indices.tobytes())
+    exact.putpalette(colours.getpalette() or [])
+    return exact
+
+
+def _classes_to_show(chances: np.ndarray, truth: int) -> list[int]:
+    """All classes, or of more than 12 those that matter in any frame, in their own order."""
+    count = chances.shape[1]
+    if count <= MOST_BARS:
+        return list(range(count))
+    likeliest = np.argsort(-chances.max(0), kind="stable")
+    first = dict.fromkeys([truth, *reversed(chances.argmax(1).tolist()), *likeliest.tolist()])
+    return sorted(list(first)[:MOST_BARS])

@@ -1,0 +1,160 @@
+"""Learning curves of a run, and error against the number of averaged paths.
+
+Drawn with figure objects and the Agg canvas: no pyplot, no window, no state shared between callers.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+from attn_cli.errors import Refused
+from attn_cli.pictures.writing import write
+
+TRAIN, VALIDATION, REWARD, BEST = "#8a929e", "#1f6fd6", "#c77d0a", "#28a050"
+COLUMNS = ("train_loss", "reward", "train_error", "val_error")
+
+Series = dict[float, float]  # epoch → value
+
+
+def learning_curves(metrics_csv: Path | str, path: Path | str) -> Path:
+    """Loss, reward and errors (in %) against the epoch, with the best validation error marked, as a PNG.
+
+    Reads a run's metrics.csv as `read_metrics` does; columns that are not there have no curve. Returns the path.
+    Errors: `Refused` if the file cannot be read.
+    """
+    return write(path, _png(learning_figure(read_metrics(metrics_csv))))
+
+
+def learning_figure(series: Mapping[str, Series]) -> Figure:
+    """The drawing of `learning_curves`: one panel each for loss, reward and errors, those that have values."""
+    errors = [name for name in ("train_error", "val_error") if series[name]]
+    panels = [[name] for name in ("train_loss", "reward") if series[name]] + ([errors] if errors else [])
+    figure = _figure(max(1, len(panels)))
+    axes = figure.subplots(1, max(1, len(panels)), squeeze=False)[0]
+    if not panels:
+        axes[0].text(0.5, 0.5, "no epoch has finished", ha="center", va="center")
+        axes[0].set_axis_off()
+    for ax, names in zip(axes, panels, strict=False):
+        _learning_panel(ax, names, series)
+    return figure
+
+
+def read_metrics(metrics_csv: Path | str) -> dict[str, Series]:
+    """Train_loss, reward, train_error and val_error by epoch; a column that is missing or empty gives an empty series.
+
+    Empty, non-numeric and non-finite cells are left out. Attempts may follow one another: a header line in the middle
+    starts a new one; where the epoch goes back, the run was resumed there, and what went before it beyond that epoch no
+    longer counts.
+    Errors: `Refused` if the file cannot be read.
+    """
+    try:
+        text = Path(metrics_csv).read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise Refused(f"{metrics_csv} cannot be read ({reason}); name a run folder that has a metrics.csv.") from error
+    series: dict[str, Series] = {name: {} for name in COLUMNS}
+    header: list[str] = []
+    latest = -math.inf
+    for cells in csv.reader(text.replace("\0", "").splitlines()):
+        cells = [cell.strip() for cell in cells]
+        if "epoch" in cells:
+            header = cells
+            continue
+        row = {name: value for name, cell in zip(header, cells, strict=False) if (value := _number(cell)) is not None}
+        if "epoch" not in row:
+            continue
+        epoch = row["epoch"]
+        if epoch < latest:
+            series = {name: {e: v for e, v in values.items() if e < epoch} for name, values in series.items()}
+        latest = epoch
+        for name in COLUMNS:
+            if name in row:
+                series[name][epoch] = row[name]
+    return series
+
+
+def mc_curve(rows: Sequence[Mapping[str, Any]], path: Path | str) -> Path:
+    """Error in % against M, the number of averaged paths, with bars of one standard error, as a PNG.
+
+    Each row has `mc_samples`, `error` and, unless it is unknown, `standard_error`. Returns the path.
+    """
+    return write(path, _png(mc_figure(rows)))
+
+
+def mc_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """The drawing of `mc_curve`."""
+    rows = sorted(rows, key=lambda row: row["mc_samples"])
+    samples = [int(row["mc_samples"]) for row in rows]
+    errors = [float(row["error"]) for row in rows]
+    spreads = [float(row.get("standard_error") or 0.0) for row in rows]
+    figure = _figure(1)
+    ax = figure.subplots()
+    ax.errorbar(samples, errors, yerr=spreads, color=VALIDATION, ecolor=TRAIN, marker="o", markersize=4, capsize=3)
+    _dress(ax, "error against the number of paths", "paths averaged, M", "error (%)")
+    ax.margins(x=0.05, y=0.15)
+    return figure
+
+
+def _learning_panel(ax: Axes, names: list[str], series: Mapping[str, Series]) -> None:
+    labels = {"train_loss": "training loss", "reward": "reward", "train_error": "training", "val_error": "validation"}
+    colours = {"train_loss": TRAIN, "reward": REWARD, "train_error": TRAIN, "val_error": VALIDATION}
+    shown: list[float] = []
+    for name in names:
+        epochs = sorted(series[name])
+        values = [series[name][epoch] for epoch in epochs]
+        shown += values
+        marker = "o" if len(epochs) <= 20 else ""
+        ax.plot(epochs, values, color=colours[name], label=labels[name], marker=marker, markersize=3.5, linewidth=1.6)
+    is_error = names[-1].endswith("_error")
+    _dress(ax, "error" if is_error else labels[names[0]], "epoch", "error (%)" if is_error else "")
+    if is_error and min(shown) > 0 and max(shown) > 8 * min(shown):
+        ax.set_yscale("log")  # the last tenths of a percent matter as much as the first tens
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        ax.yaxis.set_minor_formatter(NullFormatter())
+    if "val_error" in names:
+        validation = series["val_error"]
+        best = min(validation, key=lambda epoch: (validation[epoch], epoch))
+        label = f"best {validation[best]:.2f} %, epoch {best:g}"
+        ax.plot([best], [validation[best]], "o", color=BEST, markersize=7, zorder=5, label=label)
+    if is_error:
+        ax.legend(frameon=False, fontsize=9)
+
+
+def _dress(ax: Axes, title: str, x: str, y: str) -> None:
+    ax.set_title(title, fontsize=11)
+    ax.set_xlabel(x)
+    ax.set_ylabel(y)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.grid(alpha=0.25)
+    ax.spines[["top", "right"]].set_visible(False)
+
+
+def _figure(panels: int) -> Figure:
+    figure = Figure(figsize=(1.2 + 3.8 * panels, 3.4), dpi=110, layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def _number(cell: str) -> float | None:
+    try:
+        value = float(cell)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None

@@ -1,0 +1,162 @@
+"""What the glimpse pictures share: pixels from tensors, enlarging, text and the path over an image.
+
+Pillow draws here, so that a known place of a picture has a known colour and an animation needs no plotting library.
+
+Legend: N glimpses, C channels, k scales, g glimpse width in pixels, H × W image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+Colour = tuple[int, int, int]
+RIGHT: Colour = (40, 200, 80)
+WRONG: Colour = (240, 60, 50)
+INK: Colour = (30, 34, 40)
+FAINT: Colour = (110, 116, 125)
+FRAME: Colour = (190, 194, 200)
+PAGE: Colour = (255, 255, 255)
+
+LINE = 3  # width of the path in pixels of the page
+DISC = 5  # radius of the filled circle
+RING = 9  # outer radius of the open circle: the disc fits inside, so both show where they coincide
+REACH = RING + 2  # how far a mark extends from its place, with its dark edge
+_FINER = 4  # marks are drawn this much larger and scaled down, which smooths their edges
+
+
+def array(values: Any) -> np.ndarray:
+    """A tensor (any device and precision, with or without a gradient) or an array as a NumPy array."""
+    if hasattr(values, "detach"):
+        values = values.detach().cpu()
+        if values.is_floating_point():
+            values = values.float()  # NumPy has no bfloat16
+        return values.numpy()
+    return np.asarray(values)
+
+
+def recorded(trace: Any, *fields: str) -> list[np.ndarray]:
+    """Fields of a trace as arrays. Errors: `ValueError` if the rollout did not record one."""
+    for field in fields:
+        if getattr(trace, field) is None:
+            raise ValueError(f"The trace has no {field}: run the rollout with record=True.")
+    return [array(getattr(trace, field)) for field in fields]
+
+
+def probabilities(logits: np.ndarray) -> np.ndarray:
+    """Softmax over the last axis."""
+    powers = np.exp(logits - logits.max(-1, keepdims=True))
+    return powers / powers.sum(-1, keepdims=True)
+
+
+def compose_glimpse(patches: Any) -> np.ndarray:
+    """One glimpse at its true resolution: patches (k, C, g, g), finest first → (G, G, C) with G = g·2^(k−1).
+
+    Patch j covers g·2^j pixels around the common centre; it is enlarged to that (nearest neighbour) and the finer ones
+    lie over it, so that the centre shows full resolution. Values and their type are kept. RAM, figure 3.
+    """
+    patches = array(patches)
+    scales, channels, size, _ = patches.shape
+    whole = size * 2 ** (scales - 1)
+    composed = np.empty((whole, whole, channels), patches.dtype)
+    for scale in reversed(range(scales)):
+        width = size * 2**scale
+        start = whole // 2 - width // 2
+        enlarged = patches[scale].repeat(2**scale, axis=1).repeat(2**scale, axis=2)
+        composed[start : start + width, start : start + width] = enlarged.transpose(1, 2, 0)
+    return composed
+
+
+def to_image(pixels: np.ndarray) -> Image.Image:
+    """(H, W, C) of grey or RGB, uint8 or floats in [0, 1], as an RGB image."""
+    if pixels.ndim != 3 or pixels.shape[2] not in (1, 3):
+        raise ValueError(f"Pictures need pixels (H, W, 1) or (H, W, 3), not {pixels.shape}.")
+    if pixels.dtype != np.uint8:
+        pixels = np.round(np.nan_to_num(pixels).clip(0, 1) * 255).astype(np.uint8)
+    return Image.fromarray(np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3))))
+
+
+def zoom_to(height: int, width: int, side: int) -> float:
+    """The factor that brings the longer side near `side`: a whole number, so that all pixels stay equal squares.
+
+    Below 1 for images that are larger than 1.5 times `side`.
+    """
+    longest = max(height, width)
+    return side / longest if longest > 1.5 * side else float(max(1, round(side / longest)))
+
+
+def enlarge(image: Image.Image, zoom: float) -> Image.Image:
+    """Nearest neighbour when enlarging, averages when shrinking."""
+    size = max(1, round(image.width * zoom)), max(1, round(image.height * zoom))
+    return image.resize(size, Image.Resampling.NEAREST if zoom >= 1 else Image.Resampling.BOX)
+
+
+def place(page: Image.Image, image: Image.Image, x: int, y: int) -> None:
+    """Put an image on the page, in a thin frame."""
+    page.paste(image, (x, y))
+    ImageDraw.Draw(page).rectangle((x - 1, y - 1, x + image.width, y + image.height), outline=FRAME)
+
+
+def to_pixels(locations_N2: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Locations (x, y) in [-1, 1] → places in pixels of the image; its edges are at 0 and its width or height."""
+    return (np.asarray(locations_N2, float) + 1) / 2 * (width, height)
+
+
+def draw_path(page: Image.Image, places_N2: np.ndarray, colour: Colour) -> None:
+    """Straight lines through the places; filled circle at the first, open circle at the last. A dark edge keeps the
+    path visible on any image. The area that the marks need is smoothed on its own: pages can be long.
+    """
+    places = np.asarray(places_N2, float)
+    left, top = (int(v) for v in np.floor(places.min(0) - REACH))
+    right, bottom = (int(v) for v in np.ceil(places.max(0) + REACH))
+    layer = Image.new("RGBA", ((right - left) * _FINER, (bottom - top) * _FINER))
+    draw = ImageDraw.Draw(layer)
+    points = [(float(x), float(y)) for x, y in (places - (left, top)) * _FINER]
+
+    def disc(point: tuple[float, float], radius: float, fill: tuple[int, int, int, int]) -> None:
+        x, y, r = *point, radius * _FINER
+        draw.ellipse((x - r, y - r, x + r, y + r), fill=fill)
+
+    edge, paint, nothing = (0, 0, 0, 170), (*colour, 255), (0, 0, 0, 0)
+    for width, fill in ((LINE + 2, edge), (LINE, paint)):
+        if len(points) > 1:
+            draw.line(points, fill=fill, width=width * _FINER)
+        for point in points:  # round joints
+            disc(point, width / 2, fill)
+    for radius, fill in ((RING + 1, edge), (RING, paint), (RING - 3, edge), (RING - 4, nothing)):
+        disc(points[-1], radius, fill)
+    disc(points[0], DISC + 1, edge)
+    disc(points[0], DISC, paint)
+    small = layer.resize((right - left, bottom - top), Image.Resampling.BOX)
+    page.paste(small, (left, top), small)
+
+
+@cache
+def font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
+    """DejaVu Sans, which matplotlib ships."""
+    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name), size)
+
+
+def shorten(text: str, face: ImageFont.FreeTypeFont, room: float) -> str:
+    """The text, cut with an ellipsis to fit `room` pixels."""
+    text = " ".join(text.split())
+    if face.getlength(text) <= room:
+        return text
+    while text and face.getlength(text + "…") > room:
+        text = text[:-1]
+    return text.rstrip() + "…"
+
+
+def class_name(names: Sequence[str], index: int) -> str:
+    return str(names[index]) if 0 <= index < len(names) else str(index)
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.1f} %"

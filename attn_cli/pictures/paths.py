@@ -1,0 +1,136 @@
+"""Figure 3 of RAM (Mnih et al. 2014, arXiv 1406.6247): where a model looked, and what it saw there.
+
+Legend: M samples, B images, N glimpses, K classes, C channels, k scales, g glimpse width in pixels.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from attn_cli.pictures import drawing
+from attn_cli.pictures.drawing import FAINT, INK, PAGE, RIGHT, WRONG, compose_glimpse
+from attn_cli.pictures.writing import write
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from attn_cli.models.trace import Trace
+
+__all__ = ["compose_glimpse", "glimpse_path_figure"]
+
+SIDE = 176  # what the longer side of an image is enlarged to, nearly, in pixels of the page
+GAP = drawing.REACH + 1  # between panels: room for a circle at the border of the image
+HEADING = 20  # height of a line of text
+CAPTION = HEADING + 7  # above a row, out of the way of a circle at the border
+NARROWEST = 330  # a page with one glimpse still needs room for its caption
+
+
+def glimpse_path_figure(
+    images: Tensor,
+    trace: Trace,
+    labels: Tensor | Sequence[int],
+    class_names: Sequence[str],
+    path: Path | str,
+    sample: int = 0,
+) -> Path:
+    """One row per image: the image with path `sample` over it (green: right, red: wrong), then its N glimpses.
+
+    images (B, C, H, W) uint8, labels (B,), trace recorded, all of the same B images. Writes a PNG and returns its path.
+    Errors: `ValueError` if the trace was not recorded or is of other images.
+    """
+    pixels, truths = drawing.array(images), drawing.array(labels)
+    locations, patches = (values[sample] for values in drawing.recorded(trace, "locations", "patches"))
+    chances = drawing.probabilities(drawing.array(trace.logits)[sample])
+    if not len(pixels) == len(truths) == len(locations) or not len(pixels):
+        raise ValueError(
+            f"{len(pixels)} images, {len(truths)} labels and the paths of {len(locations)} images do not match."
+        )
+
+    count, _, height, width = pixels.shape
+    glimpses = patches.shape[1]
+    zoom = drawing.zoom_to(height, width, SIDE)
+    first = drawing.enlarge(drawing.to_image(pixels[0].transpose(1, 2, 0)), zoom).size
+    side = min(max(first), SIDE + 24)
+    whole = compose_glimpse(patches[0, 0]).shape[0]
+    glimpse_zoom = side / whole if whole > side else side // whole  # a whole number wherever it can be
+    glimpse_side = max(1, round(whole * glimpse_zoom))
+
+    column = [GAP, *(GAP + first[0] + GAP + 2 + t * (glimpse_side + 8) for t in range(glimpses))]
+    page_width = max(NARROWEST, column[-1] + glimpse_side + GAP)
+    tallest = max(first[1], glimpse_side)
+    pitch = CAPTION + tallest + GAP
+    top = HEADING + 3
+    page = Image.new("RGB", (page_width, top + count * pitch + HEADING + 2), PAGE)
+    draw = ImageDraw.Draw(page)
+
+    small = drawing.font(12)
+    for t in range(-1, glimpses):
+        middle = column[t + 1] + (glimpse_side if t >= 0 else first[0]) / 2
+        text = "image" if t < 0 else f"glimpse {t + 1}" if glimpse_side > 64 else str(t + 1)
+        draw.text((middle, 6), text, FAINT, small, anchor="mt")
+
+    for b in range(count):
+        truth, chance = int(truths[b]), chances[b]
+        guess = int(chance.argmax())
+        colour = RIGHT if guess == truth else WRONG
+        caption_y = top + b * pitch
+        _caption(draw, caption_y, page_width, truth, guess, chance, class_names)
+        y = caption_y + CAPTION
+        drawing.place(page, drawing.enlarge(drawing.to_image(pixels[b].transpose(1, 2, 0)), zoom), column[0], y)
+        for t in range(glimpses):
+            seen = drawing.to_image(compose_glimpse(patches[b, t]))
+            drawing.place(page, drawing.enlarge(seen, glimpse_zoom), column[t + 1], y)
+        places = drawing.to_pixels(locations[b], height, width) * zoom + (column[0], y)
+        drawing.draw_path(page, places, colour)
+    _legend(page, draw, page.height - HEADING)
+
+    buffer = io.BytesIO()
+    page.save(buffer, "PNG", optimize=True)
+    return write(path, buffer.getvalue())
+
+
+def _caption(
+    draw: ImageDraw.ImageDraw,
+    y: int,
+    page_width: int,
+    truth: int,
+    guess: int,
+    chance: np.ndarray,
+    class_names: Sequence[str],
+) -> None:
+    """ "✓ truth 7, predicted 7 (99.1 %)"; long names are cut, the probability never."""
+    plain, bold = drawing.font(13), drawing.font(13, bold=True)
+    right = guess == truth
+    mark = "✓ " if right else "✗ "
+    names = [drawing.class_name(class_names, truth), drawing.class_name(class_names, guess)]
+    sentence = f"truth {{}}, predicted {{}} ({drawing.percent(float(chance[guess]))})"
+    start = GAP + bold.getlength(mark)
+    room = page_width - GAP - start - plain.getlength(sentence.format("", ""))
+    wanted = [plain.getlength(name) for name in names]
+    if sum(wanted) > room:  # a short name leaves its share to the other
+        limits = [max(room / 2, room - wanted[1]), max(room / 2, room - wanted[0])]
+        names = [drawing.shorten(name, plain, limit) for name, limit in zip(names, limits, strict=True)]
+    middle = y + HEADING / 2 - 2
+    draw.text((GAP, middle), mark, RIGHT if right else WRONG, bold, anchor="lm")
+    draw.text((start, middle), sentence.format(*names), INK, plain, anchor="lm")
+
+
+def _legend(page: Image.Image, draw: ImageDraw.ImageDraw, y: int) -> None:
+    face = drawing.font(11)
+    middle = y + HEADING // 2 - 1
+    x = GAP
+    for text, colour in (("first glimpse", None), ("last glimpse", None), ("right", RIGHT), ("wrong", WRONG)):
+        if colour:
+            draw.line((x, middle, x + 16, middle), colour, drawing.LINE)
+        elif text.startswith("first"):
+            draw.ellipse((x + 3, middle - 5, x + 13, middle + 5), fill=FAINT)
+        else:
+            draw.ellipse((x + 2, middle - 6, x + 14, middle + 6), outline=FAINT, width=2)
+        draw.text((x + 20, middle), text, FAINT, face, anchor="lm")
+        x += 20 + round(face.getlength(text)) + 12

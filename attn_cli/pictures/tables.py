@@ -1,0 +1,267 @@
+"""Tables of results, runs, averaging and sweeps: rich on a terminal, plain aligned text elsewhere.
+
+The functions are pure: rows in, table out. Missing values show as "–", numbers are errors in % as in the papers.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
+from statistics import fmean, stdev
+from typing import Any, TextIO
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+Row = Mapping[str, Any]
+MISSING = "–"
+_ASCII = str.maketrans({"±": "+/-", MISSING: "-", "×": "x", "µ": "u"})
+_WIDE = 10_000  # characters; no table needs more
+STATUS_STYLES = {
+    "finished": "green",
+    "running": "blue",
+    "failed": "red",
+    "interrupted": "yellow",
+    "terminated": "yellow",
+}
+
+# result.json: key → what a person reads
+RESULT_NAMES = {
+    "run": "run",
+    "data": "data",
+    "model": "model",
+    "glimpses": "glimpses",
+    "size": "glimpse size",
+    "scales": "scales",
+    "epochs": "epochs",
+    "seed": "seed",
+    "val_error": "validation error",
+    "test_error": "test error",
+    "mc_samples": "paths averaged",
+    "seconds": "time",
+    "images_per_second": "images per second",
+    "device": "device",
+    "threads": "threads",
+    "commit": "commit",
+    "versions": "versions",
+}
+
+BENCH_FORMATS = {
+    "step_ms": "{:.1f}",
+    "images_per_second": "{:,.0f}",
+    "sgemm_share": "{:.2f}",
+    "ratio_to_reference": "{:.1f}",
+    "lightning_share": "{:.1%}",
+    "glimpse_us": "{:.2f}",
+}
+
+
+def result_table(result: Row) -> Table:
+    """What result.json or an evaluation holds, errors with their 95 % interval and their deviation over repeats.
+
+    Other plain values follow under their keys; digests are for machines.
+    """
+    table = _table("Result", ["", ""], numeric=())
+    table.show_header = False
+    told = {*RESULT_NAMES, "val_error_deviation", "test_error_deviation", "digest"}
+    others = [key for key in result if key not in told and isinstance(result[key], str | int | float)]
+    for key in [*RESULT_NAMES, *others]:
+        value = result.get(key)
+        if value is None:
+            continue
+        if key in ("val_error", "test_error"):
+            text = f"{error(value)} %"
+            interval = result.get(f"{key}_interval")
+            if interval:
+                text += f"  (95 % interval {error(interval[0])} to {error(interval[1])})"
+            if result.get("repeats", 1) > 1:
+                text += f"  ± {error(result.get(f'{key}_deviation'))} over {result['repeats']} repeats"
+        elif key == "seconds":
+            text = duration(value)
+        elif key == "images_per_second":
+            text = f"{float(value):,.0f}"
+        elif key == "mc_samples":
+            text = str(value) if value else "the mean-location path"
+        elif key == "versions":
+            text = ", ".join(f"{name} {version}" for name, version in value.items())
+        else:
+            text = _plain(value)
+        style = "bold" if key == "test_error" else ""
+        table.add_row(Text(RESULT_NAMES.get(key, key), style="dim"), Text(text, style=style))
+    return table
+
+
+def runs_table(rows: Iterable[Row]) -> Table:
+    """`run`, `data`, `model`, `glimpses`, `val_error`, `test_error`, `seconds`, `status` of each run, in this order."""
+    names = ["run", "data", "model", "glimpses", "val %", "test %", "time", "status"]
+    table = _table("Runs", names, numeric=names[3:7])
+    for row in rows:
+        status = _plain(row.get("status"))
+        table.add_row(
+            *(Text(_plain(row.get(key))) for key in ("run", "data", "model", "glimpses")),
+            Text(error(row.get("val_error"))),
+            Text(error(row.get("test_error"))),
+            Text(duration(row.get("seconds"))),
+            Text(status, style=STATUS_STYLES.get(status, "")),
+        )
+    return table
+
+
+def mc_table(rows: Iterable[Row]) -> Table:
+    """Error against M: rows of `mc_samples`, `error` and, if known, `standard_error`; the lowest error is bold."""
+    rows = list(rows)
+    names = ["M", "error %", "standard error"]
+    table = _table("Averaging over M paths", names, numeric=names)
+    lowest = min((row["error"] for row in rows), default=None)
+    for row in rows:
+        style = "bold" if row["error"] == lowest else ""
+        cells = [str(row["mc_samples"]), error(row["error"]), error(row.get("standard_error"))]
+        table.add_row(*(Text(cell, style=style) for cell in cells))
+    return table
+
+
+def bench_table(rows: Iterable[Row]) -> Table:
+    """Per shape: speed, share of the sgemm rate, ratio to the plain step, what Lightning adds to a step."""
+    names = ["shape", "compiled", "step ms", "images/s", "of sgemm", "× reference", "Lightning adds", "glimpse µs"]
+    table = _table("Training step", names, numeric=names[2:])
+    for row in rows:
+        compiled = row.get("compiled")
+        table.add_row(
+            Text(_plain(row.get("shape"))),
+            Text(MISSING if compiled is None else "yes" if compiled else "no"),
+            *(Text(_format(row.get(key), pattern)) for key, pattern in BENCH_FORMATS.items()),
+        )
+    return table
+
+
+def sweep_table(rows: Iterable[Row]) -> Table:
+    """Mean ± standard deviation over the seeds of each setting, best validation error first; see `sweep_summary`."""
+    summary = sweep_summary(rows)
+    keys = list(dict.fromkeys(key for row in summary for key in row["overrides"]))
+    numeric = ["val %", "test %", "seeds", "time"]
+    table = _table("Sweep", [*keys, *numeric, "status"], numeric=numeric)
+    for row in summary:
+        status = row["status"]
+        table.add_row(
+            *(Text(_plain(row["overrides"].get(key))) for key in keys),
+            Text(_spread(row["val_error"], row["val_error_std"])),
+            Text(_spread(row["test_error"], row["test_error_std"])),
+            Text(str(row["seeds"])),
+            Text(duration(row["seconds"])),
+            Text(status, style=STATUS_STYLES.get(status, "red")),
+        )
+    return table
+
+
+def sweep_summary(rows: Iterable[Row]) -> list[dict[str, Any]]:
+    """One row per setting, jobs that differ only in their seed taken together; best mean validation error first.
+
+    A job is `overrides` (key → value, `seed` among them), `val_error`, `test_error`, `seconds`, `status`. A setting is
+    `overrides` (without seed), `seeds` (how many jobs have an error), `val_error` and `test_error` (means) and their
+    `_std` (sample standard deviation, None below two jobs), `seconds` (mean), `status` (those of its jobs, counted).
+    Settings without any validation error come last.
+    """
+    settings: dict[tuple[tuple[str, str], ...], list[Row]] = {}
+    for row in rows:
+        key = tuple((name, str(value)) for name, value in row["overrides"].items() if name != "seed")
+        settings.setdefault(key, []).append(row)
+    summary = []
+    for key, jobs in settings.items():
+        line: dict[str, Any] = {"overrides": dict(key)}
+        for name in ("val_error", "test_error"):
+            values = [float(job[name]) for job in jobs if _measured(job.get(name))]
+            line[name] = fmean(values) if values else None
+            line[f"{name}_std"] = stdev(values) if len(values) > 1 else None
+        line["seeds"] = sum(_measured(job.get("val_error")) for job in jobs)
+        times = [float(job["seconds"]) for job in jobs if job.get("seconds") is not None]
+        line["seconds"] = fmean(times) if times else None
+        line["status"] = _statuses(jobs)
+        summary.append(line)
+    return sorted(summary, key=lambda line: (line["val_error"] is None, line["val_error"] or 0.0))
+
+
+def show(table: Table, file: TextIO | None = None) -> None:
+    """Print to a terminal with rich; to a pipe or file as plain text without colours. Never wrapped or cropped:
+    where the terminal is narrower than the table, its own line breaks are easier to read than letters in columns.
+    """
+    file = file or sys.stdout
+    console = Console(file=file)
+    if console.is_terminal:
+        natural = console.measure(table, options=console.options.update(max_width=_WIDE)).maximum
+        Console(file=file, width=max(console.width, natural)).print(table, soft_wrap=True)
+        return
+    text = as_text(table)
+    encoding = getattr(file, "encoding", None) or "utf-8"
+    if text != text.encode(encoding, "replace").decode(encoding):
+        text = text.translate(_ASCII).encode(encoding, "replace").decode(encoding)
+    file.write(text)
+
+
+def as_text(table: Table) -> str:
+    """The table as plain text with ASCII rules, as wide as its content needs."""
+    console = Console(file=io.StringIO(), width=_WIDE, color_system=None, force_terminal=False, legacy_windows=False)
+    plain = copy(table)
+    plain.box, plain.show_edge = box.ASCII2, False
+    with console.capture() as capture:
+        console.print(plain, soft_wrap=True)
+    return "\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n"
+
+
+def error(value: Any) -> str:
+    """An error in % with two decimals."""
+    return MISSING if value is None else f"{float(value):.2f}"
+
+
+def duration(seconds: Any) -> str:
+    """42.0 s, 3 min 12 s, 1 h 02 min."""
+    if seconds is None:
+        return MISSING
+    whole = round(float(seconds))
+    if whole < 60:
+        return f"{float(seconds):.1f} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    minutes = round(float(seconds) / 60)
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _table(title: str, columns: Sequence[str], numeric: Sequence[str]) -> Table:
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for name in columns:
+        table.add_column(Text(name), justify="right" if name in numeric else "left", overflow="fold")
+    return table
+
+
+def _plain(value: Any) -> str:
+    if value is None or value == "":
+        return MISSING
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _format(value: Any, pattern: str) -> str:
+    return MISSING if value is None else pattern.format(value)
+
+
+def _spread(mean: float | None, deviation: float | None) -> str:
+    return error(mean) if deviation is None else f"{error(mean)} ± {error(deviation)}"
+
+
+def _measured(value: Any) -> bool:
+    """A diverged job's NaN must not rank a setting."""
+    return value is not None and math.isfinite(value)
+
+
+def _statuses(jobs: Sequence[Row]) -> str:
+    """ "finished", or "2 finished, 1 failed" where they differ."""
+    counts: dict[str, int] = {}
+    for job in jobs:
+        status = _plain(job.get("status"))
+        counts[status] = counts.get(status, 0) + 1
+    if len(counts) == 1:
+        return next(iter(counts))
+    return ", ".join(f"{count} {status}" for status, count in counts.items())

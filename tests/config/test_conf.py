@@ -1,0 +1,164 @@
+"""conf/ composes, carries every key with the schema's default, and its experiments quote the papers rightly."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.plugins import Plugins
+
+from attn_cli.commands import entry
+from attn_cli.config import registry, schema
+from attn_cli.config.hydra_errors import choices
+
+CONF = entry.conf_folder()
+GROUPS = {
+    "model": schema.MODELS,
+    "data": schema.DATA,
+    "scales": {"recommended": schema.Scales},
+    "glimpses": {"fixed": schema.Glimpses},
+    "trainer": dict.fromkeys(("auto", "cpu", "gpu", "ddp", "smoke"), schema.Trainer),
+    "optimizer": dict.fromkeys(("adam_onecycle", "sgd"), schema.Optimizer),
+    "logger": dict.fromkeys(("csv", "tensorboard", "wandb", "mlflow", "none"), schema.Logger),
+}
+FLAT = {command.config_name: command.config for command in entry.HYDRA_COMMANDS.values() if command.name != "train"}
+EXPERIMENTS = choices(CONF, "experiment")
+
+# (arXiv 1406.6247, NIPS 2014) in % by table and glimpses; None where no number is at hand
+PUBLISHED = {
+    "ram/table1a": {
+        2: (6.27, 3.79),
+        3: (2.7, 1.51),
+        4: (1.73, 1.54),
+        5: (1.55, 1.34),
+        6: (1.29, 1.12),
+        7: (1.47, 1.07),
+    },
+    "ram/table1b": {4: (2.29, 1.54), 6: (1.86, 1.22), 8: (1.84, 1.20)},
+    "ram/table2a": {4: (7.1, 4.96), 6: (5.88, 4.08), 8: (5.23, 4.04)},
+    "ram/table2b": {4: (14.95, 9.41), 6: (11.58, None), 8: (10.83, 8.11)},
+}
+TASKS = {  # data, height, clutter, glimpse size, scales
+    "ram/table1a": ("mnist", 28, 0, 8, 1),
+    "ram/table1b": ("translated_mnist", 60, 0, 12, 3),
+    "ram/table2a": ("cluttered_mnist", 60, 4, 12, 3),
+    "ram/table2b": ("cluttered_mnist_100", 100, 8, 12, 4),
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def hydra_ready() -> Iterator[None]:
+    Plugins.instance()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield
+
+
+def composed(*overrides: str) -> schema.Config:
+    return schema.load(compose("train", overrides=list(overrides)))
+
+
+def raw(path: str) -> dict[str, Any]:
+    return yaml.safe_load((CONF / path).read_text(encoding="utf-8"))
+
+
+def test_default_training_is_ram_on_digits_that_need_no_download() -> None:
+    assert composed() == schema.Config(
+        data=schema.Scenes(name="digits", source="digits"), glimpses=schema.Glimpses(6, 8), scales=schema.Scales(1)
+    )
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_groups_hold_exactly_the_known_names(group: str) -> None:
+    assert set(choices(CONF, group)) == set(GROUPS[group])
+
+
+def test_registry_and_schema_know_the_same_names() -> None:
+    assert set(registry.MODELS) == set(schema.MODELS)
+    assert set(registry.DATA) == set(schema.DATA)
+
+
+@pytest.mark.parametrize(("group", "name"), [(g, n) for g, names in GROUPS.items() for n in names])
+def test_every_choice_carries_every_key_and_composes(group: str, name: str) -> None:
+    cls = GROUPS[group][name]
+    assert set(raw(f"{group}/{name}.yaml")) == {f.name for f in dataclasses.fields(cls)}
+    path = ["data.path=somewhere"] if name in ("folder", "arrays") else []
+    section = getattr(composed(f"{group}={name}", *path), group)
+    assert type(section) is cls
+    assert getattr(section, "name", name) == name
+
+
+@pytest.mark.parametrize(("config_name", "cls"), FLAT.items())
+def test_commands_carry_every_key_with_the_default(config_name: str, cls: type) -> None:
+    assert set(raw(f"{config_name}.yaml")) - {"defaults", "hydra"} == {f.name for f in dataclasses.fields(cls)}
+    assert schema.load_as(cls, compose(config_name)) == cls()
+
+
+@pytest.mark.parametrize("path", sorted(p.relative_to(CONF).as_posix() for p in CONF.rglob("*.yaml")))
+def test_every_file_explains_itself_and_names_no_code(path: str) -> None:
+    text = (CONF / path).read_text(encoding="utf-8")
+    assert "_target_" not in text
+    assert any(line.startswith("# ") and not line.startswith("# @") for line in text.splitlines()[:2])
+
+
+@pytest.mark.parametrize("data", ["mnist", "translated_mnist", "cluttered_mnist", "cluttered_mnist_100", "folder"])
+def test_retina_follows_the_data_unless_told_otherwise(data: str) -> None:
+    path = ["data.path=x"] if data == "folder" else []
+    config = composed(f"data={data}", *path)
+    assert (config.glimpses.size, config.scales.count) == (config.data.retina.size, config.data.retina.scales)
+    config = composed(f"data={data}", *path, "glimpses.size=9", "scales.count=2")
+    assert (config.glimpses.size, config.scales.count) == (9, 2)
+
+
+def test_same_scenes_from_either_source() -> None:
+    for mnist in ("mnist", "translated_mnist", "cluttered_mnist", "cluttered_mnist_100"):
+        digits = mnist.replace("mnist", "digits")
+        ours, theirs = raw(f"data/{digits}.yaml"), raw(f"data/{mnist}.yaml")
+        assert (ours.pop("source"), theirs.pop("source")) == ("digits", "mnist")
+        assert (ours.pop("name"), theirs.pop("name")) == (digits, mnist)
+        assert ours == theirs
+
+
+def test_there_is_an_experiment_for_every_cell() -> None:
+    cells = [f"{table}_{n}" for table, row in PUBLISHED.items() for n in row]
+    assert sorted([*cells, "ram/table1a_random"]) == sorted(EXPERIMENTS)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_experiments_are_the_papers_cells(name: str) -> None:
+    table, _, glimpses = name.rpartition("_")
+    config = composed(f"experiment={name}")
+    assert config.experiment == name
+    data, height, pieces, size, scales = TASKS[table]
+    assert (config.data.name, config.data.height, config.data.pieces) == (data, height, pieces)
+    assert (config.glimpses.size, config.scales.count) == (size, scales)
+    assert config.glimpses.count == (1 if glimpses == "random" else int(glimpses))
+    assert config.model.policy == ("random" if glimpses == "random" else "gaussian")
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_experiment_headers_quote_the_paper(name: str) -> None:
+    table, _, glimpses = name.rpartition("_")
+    header = (CONF / "experiment" / f"{name}.yaml").read_text(encoding="utf-8").partition("defaults:")[0]
+    for part in ("# paper: ", "# table: ", "# published: ", "# time: ", f"# command: attn train experiment={name}\n"):
+        assert part in header
+    arxiv, nips = (42.85, None) if glimpses == "random" else PUBLISHED[table][int(glimpses)]
+    quoted = re.search(r"# published: ([\d.]+) % \(arXiv 1406.6247\); (?:([\d.]+) % \(NIPS 2014\)|no NIPS)", header)
+    assert quoted is not None
+    assert float(quoted[1]) == arxiv
+    assert (float(quoted[2]) if quoted[2] else None) == nips
+
+
+def test_debug_preset_is_short() -> None:
+    trainer = composed("debug=fast").trainer
+    assert (trainer.epochs, trainer.limit_train_steps) == (1, 5)
+
+
+def test_conf_folder_is_absolute() -> None:
+    assert CONF.is_absolute() and (CONF / "train.yaml").is_file()
+    assert isinstance(CONF, Path)

@@ -1,0 +1,66 @@
+"""Whatever Hydra or OmegaConf has to say arrives as one sentence that names the key and the nearest valid names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from attn_cli import cli
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["model=rum"], "model=rum is not available. Did you mean 'ram'?"),
+        (["model="], "model= is not available. Valid: ram, ram_lstm."),
+        (["model=null"], "model=null: model takes a name. Valid: ram, ram_lstm."),
+        (["trainer=3"], "trainer=3: trainer takes a name. Valid: auto, cpu, ddp, gpu, smoke."),
+        (["glimpses=fixd"], "glimpses=fixd is not available. Did you mean 'fixed'?"),
+        (["experiment=table1a_6"], "experiment=table1a_6 is not available. Did you mean 'ram/table1a_6'"),
+        (["experiment=ram/table1a_66"], "experiment=ram/table1a_66 is not available. Did you mean 'ram/table1a_6'"),
+        (["experiment/ram=table1a_6"], "experiment/ram is not a group; write experiment=ram/NAME."),
+        (["modle=ram"], "modle is not a known key. Did you mean 'model'?"),
+        (["sigma=1"], "sigma is not a known key. Did you mean 'model.sigma'?"),
+        (["model.sigmaa=1"], "model.sigmaa is not a known key. Did you mean 'model.sigma'?"),
+        (["+model.sigmaa=1"], "model.sigmaa is not a known key. Did you mean 'model.sigma'?"),
+        (["++model._target_=os.system"], "model._target_ is not a known key. "),
+        (["data=folder", "data.pieces=4"], "data.pieces is not a key of the data chosen here."),
+        (["data=folder"], "data.path must be given: write data.path=VALUE."),
+        (["+seed=1"], "seed is a key already; write it without the plus sign."),
+        (["~nothing"], "nothing is not a known key. "),
+        (["~model"], "model must be chosen: write model=NAME. Valid: ram, ram_lstm."),
+        (["seed=1,2"], "seed=1,2 names several values: add -m to run each."),
+        (["glimpses=range(2,8)"], "glimpses.count=range(2,8) names several values: add -m to run each."),
+        (["model.sigma=[1"], "'model.sigma=[1' is not understood; write KEY=VALUE"),
+        (["data.root=${nope}"], "data.root cannot be resolved: Interpolation key 'nope' not found."),
+        (["--config-dir", "nowhere"], "--config-dir: there is no folder "),
+        (["hydra/launcher=nope"], "hydra/launcher=nope is not available. Valid: basic"),
+        (["-m", "model=ram,rum"], "model=rum is not available. Did you mean 'ram'?"),
+        (["-m", "outputs=a,b"], "outputs must be one folder in a sweep."),
+    ],
+)
+def test_one_sentence(
+    words: list[str],
+    says: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["train", *words]) == 1
+    out, err = capfd.readouterr()
+    assert err.startswith(f"attn train: {says}")
+    assert err.count("\n") == 1 and out == ""
+    assert list(tmp_path.iterdir()) == []  # nothing half-written
+
+
+def test_a_list_is_offered_where_one_fits(capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["show", "images=1,2"]) == 1
+    assert "add -m to run each, or write images=[1,2] for a list." in capfd.readouterr().err
+
+
+def test_a_traceback_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ATTN_TRACEBACK", "1")
+    with pytest.raises(Exception, match="model=rum is not available"):
+        cli.main(["train", "model=rum"])
