@@ -216,7 +216,9 @@ def test_missing_checkpoint_is_refused(tmp_path: Path) -> None:
     assert run.checkpoint("last") == run.path / "checkpoints" / "last.ckpt"
 
 
-@pytest.mark.parametrize("text", ["a: [", "- 1", "", "x: 1\n", "model: {name: ram, _target_: os.system}", "&a [*a]", "\xff"])
+@pytest.mark.parametrize(
+    "text", ["a: [", "- 1", "", "x: 1\n", "model: {name: ram, _target_: os.system}", "&a [*a]", "\xff"]
+)
 def test_damaged_config_is_refused_and_named(tmp_path: Path, text: str) -> None:
     run = runs.create(CONFIG, tmp_path)
     (run.path / "config.yaml").write_bytes(text.encode("latin-1"))

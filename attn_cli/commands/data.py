@@ -114,14 +114,14 @@ def _info(name: str, root: Path, given_root: str | None) -> None:
     config: Any
     path = Path(name).expanduser()
     known = name in registry.names("data")
+    if name in OWN:
+        raise Refused(f"data={name} is your own data: give its path, `attn data info PATH`.")
     if not known and path.is_dir():
         config = schema.Folder(path=name)
     elif not known and path.is_file():
         config = schema.Arrays(path=name)
     else:
         config = config_of(name)
-        if isinstance(config, schema.Folder):
-            raise Refused(f"data={name} is your own data: give its path, `attn data info PATH`.")
     if isinstance(config, schema.Scenes):
         config = dataclasses.replace(config, root=given_root, download=False)
         path = prepared.path_of(config.source, root)

@@ -38,14 +38,14 @@ class Ram:
     hidden: int = bounded(256, 1, 4096)  # D, width of the core
     glimpse_hidden: int = bounded(128, 1, 4096)  # width of h_g and h_l
     glimpse_features: int = bounded(256, 1, 4096)  # width of the glimpse network's output
-    sigma: float = bounded(0.1, 0, 2, above=True)  # std of the location policy, in units of half an image
-    samples: int = bounded(1, 1, 64)  # M, paths per image in training
-    baseline: str = choice("learned", "learned", "leave_one_out")
-    reward: str = choice("correct", "correct", "probability", "log_likelihood")
+    sigma: float = bounded(0.12, 0, 2, above=True)  # std of the location policy, in units of half an image
+    samples: int = bounded(4, 1, 64)  # M, paths per image in training
+    baseline: str = choice("leave_one_out", "learned", "leave_one_out")
+    reward: str = choice("probability", "correct", "probability", "log_likelihood")
     discount: float = bounded(1.0, 0, 1)
-    reinforce_weight: float = bounded(0.01, 0, 1000)  # λ
+    reinforce_weight: float = bounded(1.0, 0, 1000)  # λ
     baseline_weight: float = bounded(1.0, 0, 1000)
-    policy_gradient: str = choice("detached", "detached", "full")
+    policy_gradient: str = choice("full", "detached", "full")
     location_mean: str = choice("linear", "linear", "tanh")
     policy: str = choice("gaussian", "gaussian", "grid", "random")
     grid: int = bounded(5, 2, 5)  # places per side with policy=grid; the paper found more than 25 places hard
@@ -123,13 +123,13 @@ class Trainer:
 @dataclass(frozen=True)
 class Optimizer:
     name: str = choice("adam_onecycle", "adam_onecycle", "sgd")
-    lr: float = bounded(1e-3, 0, 100, above=True)  # of one-cycle: its peak
+    lr: float = bounded(2e-3, 0, 100, above=True)  # of one-cycle: its peak
     momentum: float = bounded(0.9, 0, 0.9999)  # of Adam: β₁, which stays at 0.9
     nesterov: bool = False
     weight_decay: float = bounded(0.0, 0, 10)
     warmup: float = bounded(0.05, 0, 0.9)  # share of all steps, one-cycle only
     decay: float = bounded(1.0, 0, 1, above=True)  # factor on lr after each epoch, sgd only
-    clip: float | None = bounded(None, 0, 1e6, above=True)  # gradient norm; None: off
+    clip: float | None = bounded(5.0, 0, 1e6, above=True)  # gradient norm; None: off
 
 
 @dataclass(frozen=True)

@@ -70,32 +70,40 @@ class FiniteGuard(Callback):
 
     def check(self, loss: Tensor, optimizer: torch.optim.Optimizer, step: int) -> None:
         """After backward: raises Refused, at once or when flags are read, if `loss` or a gradient is not finite."""
-        named = [(name, p.grad) for name, p in self._parameters if p.grad is not None]
-        gradients = [gradient for _, gradient in named]
-        norms = torch.stack(torch._foreach_norm(gradients))
-        total = torch.linalg.vector_norm(norms)
-        deferred = loss.device.type != "cpu" if self.deferred is None else self.deferred
-        if deferred:
-            self._defer(loss, norms, total, [name for name, _ in named], optimizer, step)
-            if self.clip is not None:
-                torch._foreach_mul_(gradients, (self.clip / (total + 1e-6)).clamp(max=1.0))
+        gradients = [gradient for _, p in self._parameters if (gradient := p.grad) is not None]
+        norms = torch._foreach_norm(gradients)
+        if self.deferred or (self.deferred is None and loss.device.type != "cpu"):
+            self._defer(loss, norms, gradients, optimizer, step)
             return
-        norm, value = total.item(), loss.item()
-        if not math.isfinite(norm + value):
-            raise _not_finite(step, value, norm, [name for name, _ in named], norms.tolist())
-        if self.clip is not None and norm > self.clip:
-            torch._foreach_mul_(gradients, self.clip / (norm + 1e-6))
+        value, on_host = loss.item(), [norm.item() for norm in norms]
+        total = math.hypot(*on_host)
+        if not math.isfinite(value + total):
+            raise _not_finite(step, value, total, self._names(), on_host)
+        if self.clip is not None and total > self.clip:
+            torch._foreach_mul_(gradients, self.clip / (total + 1e-6))
+
+    def _names(self) -> list[str]:
+        return [name for name, p in self._parameters if p.grad is not None]
 
     def _defer(
-        self, loss: Tensor, norms: Tensor, total: Tensor, names: list[str], optimizer: torch.optim.Optimizer, step: int
+        self,
+        loss: Tensor,
+        norms: tuple[Tensor, ...],
+        gradients: list[Tensor],
+        optimizer: torch.optim.Optimizer,
+        step: int,
     ) -> None:
-        if self._flags is None or self._flags.names != names:
+        if self._flags is None or len(self._flags.names) != len(norms):
             self.read()
             if not all(group["fused"] for group in optimizer.param_groups):
                 raise TypeError("FiniteGuard without syncs needs an optimiser with fused=True: only it can skip a step")
-            self._flags = _Flags(names, step, loss.device)
-        self._flags.update(loss, norms, total)
+            self._flags = _Flags(self._names(), step, loss.device)
+        stacked = torch.stack(norms)
+        total = torch.linalg.vector_norm(stacked)
+        self._flags.update(loss, total, stacked)
         optimizer.found_inf = self._flags.found  # type: ignore[attr-defined]
+        if self.clip is not None:
+            torch._foreach_mul_(gradients, (self.clip / (total + 1e-6)).clamp(max=1.0))
         if self._flags.unread >= self.read_every:
             self.read()
 
@@ -122,7 +130,7 @@ class _Flags:
         # Loss, total norm, norms: of the first bad step, until there is one of the last.
         self.values = torch.zeros(len(names) + 2, device=device)
 
-    def update(self, loss: Tensor, norms: Tensor, total: Tensor) -> None:
+    def update(self, loss: Tensor, total: Tensor, norms: Tensor) -> None:
         now = torch.cat((loss.reshape(1).float(), total.reshape(1).float(), norms.float()))
         self.values.copy_(torch.where(self.bad, self.values, now))
         self.bad.logical_or_((now[0] + now[1]).isfinite().logical_not_())

@@ -5,8 +5,10 @@ Gaussian location policy with fixed variance, a policy over a grid of places (fo
 
 Departures from the paper, and choices that it leaves open:
  1. Linear(h) + Linear(g) is one linear map of the concatenation [h, g] (likewise [h_g, h_l]): the same functions, one bias instead of two.
- 2. `policy_gradient: detached` stops the policy gradient at the location network; the paper's eq. 1 is `full`. The baseline
-    network never sends gradient into the core.
+ 2. The default objective takes M = 4 paths per image in training, the mean reward of the other three as the baseline, and the
+    probability of the true class as the reward: on validation data it learns several times faster per second than the
+    paper's own (`samples: 1, baseline: learned, reward: correct`). The policy gradient reaches the core, as in eq. 1;
+    `policy_gradient: detached` stops it at the location network. The baseline network never sends gradient into the core.
  3. Samples are clamped to [-1, 1] to look; the log-density is that of the unclamped sample. The first location is uniform.
  4. `location_mean: tanh` squashes the mean; the paper's is linear, the default.
  5. The LSTM core starts with a forget-gate bias of 1.

@@ -26,7 +26,9 @@ def small(root: Path, **keys: Any) -> Digits:
 
 def images_of(count: int, classes: int = 3, train: int | None = None) -> Images:
     """Image i is filled with i."""
-    images = {s: np.arange(count, dtype=np.uint8)[:, None, None, None].repeat(6, 2).repeat(5, 3) for s in prepared.SPLITS}
+    images = {
+        s: np.arange(count, dtype=np.uint8)[:, None, None, None].repeat(6, 2).repeat(5, 3) for s in prepared.SPLITS
+    }
     labels = {s: np.arange(count) % classes for s in prepared.SPLITS}
     return Images("own", images, labels, tuple(map(str, range(classes))), 9)
 
@@ -133,13 +135,6 @@ def test_a_class_that_never_occurs(digit_root: Path) -> None:
 def test_sizes_that_cannot_work_are_refused(keys: dict[str, Any], named: str, digit_root: Path) -> None:
     with pytest.raises(Refused, match=named):
         small(digit_root, **keys)
-
-
-def test_an_empty_split_is_refused() -> None:
-    images = {s: np.zeros((n, 1, 4, 4), np.uint8) for s, n in (("train", 5), ("validation", 0), ("test", 2))}
-    labels = {s: np.zeros(len(a), np.int64) for s, a in images.items()}
-    with pytest.raises(Refused, match="train 5, validation 0, test 2"):
-        Images("own", images, labels, ("a",), 0)
 
 
 def test_missing_data_is_refused_with_the_command(tmp_path: Path) -> None:

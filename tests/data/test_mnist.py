@@ -116,7 +116,9 @@ def test_the_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ({"count": 50_000}, "50,000 images"),
     ],
 )
-def test_files_that_do_not_fit_together(keys: dict, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_that_do_not_fit_together(
+    keys: dict, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     originals(tmp_path, monkeypatch, **keys)
     with pytest.raises(Refused, match=message):
         prepare("mnist", tmp_path / "root", tmp_path, log=lambda line: None)
@@ -152,8 +154,14 @@ def test_genuine_mnist(tmp_path: Path, real_data: Path) -> None:
     for config, expected in (
         (Scenes("mnist"), ("5dfff82615001c8f", "d73b59a5845f832f")),
         (Scenes("translated_mnist", height=60, width=60, translate=True), ("be03f762589bf5f9", "9eea7eab3e484351")),
-        (Scenes("cluttered_mnist", height=60, width=60, pieces=4, translate=True), ("3baaca2e5151d9ab", "1c80fce0b26c9d41")),
-        (Scenes("cluttered_mnist_100", height=100, width=100, pieces=8, translate=True), ("dc2d9ca2a5a8e9f5", "50939e127efe6043")),
+        (
+            Scenes("cluttered_mnist", height=60, width=60, pieces=4, translate=True),
+            ("3baaca2e5151d9ab", "1c80fce0b26c9d41"),
+        ),
+        (
+            Scenes("cluttered_mnist_100", height=100, width=100, pieces=8, translate=True),
+            ("dc2d9ca2a5a8e9f5", "50939e127efe6043"),
+        ),
     ):
         data = open_data(type(config)(**{**vars(config), "root": str(tmp_path)}))
         assert (data.info.train, data.info.validation, data.info.test) == (50_000, 10_000, 10_000)

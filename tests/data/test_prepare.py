@@ -26,7 +26,8 @@ root, deadly, seen = sys.argv[1], int(sys.argv[2]), 0
 
 def event(name, arguments):
     global seen
-    if (name in ("open", "os.rename", "os.mkdir", "os.remove") or name == "fsync") and any(root in str(a) for a in arguments):
+    counted = ("open", "os.rename", "os.mkdir", "os.remove", "fsync")
+    if name in counted and any(root in str(argument) for argument in arguments):
         seen += 1
         if seen == deadly:
             os.kill(os.getpid(), signal.SIGKILL)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import stat
 import subprocess
 import sys
 from collections.abc import Callable
@@ -175,6 +176,26 @@ def test_another_set_under_this_name(path: Path) -> None:
     path.rename(path.with_name("mnist.h5"))
     with pytest.raises(Refused, match="it holds 'digits'.*attn data prepare mnist"):
         read(path.with_name("mnist.h5"))
+
+
+def test_durable_before_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The order of calls: the file's content reaches the disk, then its name, then the folder."""
+    calls: list[str] = []
+    fsync, replace_ = os.fsync, os.replace
+
+    def recorded_fsync(handle: int) -> None:
+        calls.append("fsync folder" if stat.S_ISDIR(os.fstat(handle).st_mode) else "fsync file")
+        fsync(handle)
+
+    def recorded_replace(source: Path, target: Path) -> None:
+        assert source.parent == target.parent
+        calls.append("replace")
+        replace_(source, target)
+
+    monkeypatch.setattr(os, "fsync", recorded_fsync)
+    monkeypatch.setattr(os, "replace", recorded_replace)
+    prepared.write(example(), tmp_path / "digits.h5")
+    assert calls == ["fsync file", "replace", "fsync folder"]
 
 
 def test_full_disk(tmp_path: Path) -> None:

@@ -420,7 +420,9 @@ HOSTILE = {
     "entry that is a list": raw({"__metadata__": META, "w": [1]}, b"\0" * 4),
     "truth value of 2": forge(ONE, {"w": entry([1], 0, 1, "BOOL")}, b"\2"),
     "tensor that is not used": forge({"dict": []}, {"w": entry([1], 0, 4)}, b"\0" * 4),
-    "tensor that is used twice": forge({"dict": [["a", {"tensor": "w"}], ["b", {"tensor": "w"}]]}, {"w": entry([0], 0, 0)}),
+    "tensor that is used twice": forge(
+        {"dict": [["a", {"tensor": "w"}], ["b", {"tensor": "w"}]]}, {"w": entry([0], 0, 0)}
+    ),
     "tensor that is not there": forge(ONE, {}),
     "unknown node": forge({"dict": [["w", {"pickle": "gASV"}]]}, {}),
     "node with two kinds": forge({"dict": [["w", {"float": "inf", "tuple": []}]]}, {}),
@@ -517,7 +519,7 @@ def test_only_a_finite_value_is_best(value: float | None, best: float | None, be
     assert is_better(value, best) is better
 
 
-def small_module() -> nn.Module:
+def small_module() -> nn.Sequential:
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
 
@@ -536,7 +538,7 @@ def small_module() -> nn.Module:
 def test_weights_that_do_not_fit_are_refused_and_none_is_copied(path: Path, change: Any, words: list[str]) -> None:
     module, other = small_module(), small_module()
     with torch.no_grad():
-        other[0].weight += 1
+        other[0].weight.add_(1)  # type: ignore[operator, union-attr]
     before = {key: value.clone() for key, value in module.state_dict().items()}
     state = dict(other.state_dict())
     change(state)
@@ -551,7 +553,7 @@ def test_weights_that_do_not_fit_are_refused_and_none_is_copied(path: Path, chan
 def test_weights_that_fit_are_copied(path: Path) -> None:
     module, other = small_module(), small_module()
     with torch.no_grad():
-        other[0].weight += 1
+        other[0].weight.add_(1)  # type: ignore[operator, union-attr]
     save(path, {"state_dict": other.state_dict()})
     checkpoints.load_weights(module, load(path)["state_dict"], path)
     assert same(dict(module.state_dict()), dict(other.state_dict()))

@@ -44,24 +44,11 @@ def load(config: Arrays) -> own.Own:
         raise Refused(f"{path} cannot be used ({reason}): write it again with plain uint8 arrays.") from error
     images = {split: _images(f"{path}: {name}", array) for split, (name, array, _, _) in raw.items()}
     labels = {split: _labels(path, *four) for split, four in raw.items()}
-    channels = max(array.shape[-1] for array in images.values()) if config.grey is None else 1 if config.grey else 3
-    for split, array in images.items():
-        name, (first, reference) = raw[split][0], next(iter(images.items()))
-        if config.grey is None and array.shape[-1] != reference.shape[-1]:
-            raise Refused(
-                f"{path}: {name} has {array.shape[-1]} channel(s) and {raw[first][0]} {reference.shape[-1]}: "
-                "set data.grey to true or false to make them alike."
-            )
-        if size is None and array.shape[1:3] != reference.shape[1:3]:
-            sizes = ["×".join(map(str, a.shape[1:3])) for a in (array, reference)]
-            raise Refused(
-                f"{path}: {name} are {sizes[0]} pixels and {raw[first][0]} {sizes[1]}: set data.height and data.width "
-                "to resize all images."
-            )
+    _check_alike(path, {raw[split][0]: array for split, array in images.items()}, config.grey is None, size is None)
+    channels = images["train"].shape[-1] if config.grey is None else 1 if config.grey else 3
     final = {split: _final(str(path), array, channels, size) for split, array in images.items()}
-    classes = 1 + max(int(array.max()) for array in labels.values() if array.size)
-    names = tuple(map(str, range(classes)))
-    return own.Own(*own.complete(final, labels, config), names)
+    classes = 1 + max((int(array.max()) for array in labels.values() if array.size), default=-1)
+    return own.Own(*own.complete(final, labels, config), tuple(map(str, range(classes))))
 
 
 Raw = dict[str, tuple[str, np.ndarray, str, np.ndarray]]  # split → name and array of images, of labels
@@ -155,6 +142,23 @@ def _images(name: str, array: np.ndarray) -> np.ndarray:
         array = array.transpose(0, 2, 3, 1)
     own.check_size(name, *array.shape[1:3])
     return array
+
+
+def _check_alike(path: Path, images: dict[str, np.ndarray], same_channels: bool, same_size: bool) -> None:
+    """Raises Refused, naming both, if the splits differ in what must be the same."""
+    (first, reference), *others = images.items()
+    for name, array in others:
+        if same_channels and array.shape[-1] != reference.shape[-1]:
+            raise Refused(
+                f"{path}: {name} has {array.shape[-1]} channel(s) and {first} {reference.shape[-1]}: "
+                "set data.grey to true or false to make them alike."
+            )
+        if same_size and array.shape[1:3] != reference.shape[1:3]:
+            here, there = ("×".join(map(str, a.shape[1:3])) for a in (array, reference))
+            raise Refused(
+                f"{path}: {name} are {here} pixels and {first} {there}: "
+                "set data.height and data.width to resize all images."
+            )
 
 
 def _labels(path: Path, images_name: str, images: np.ndarray, name: str, labels: np.ndarray) -> np.ndarray:

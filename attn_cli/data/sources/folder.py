@@ -156,17 +156,19 @@ def _stack(paths: list[Path], config: Folder, size: tuple[int, int] | None) -> n
 def decode(path: Path, background: int) -> np.ndarray:
     """uint8 (H, W, C) of one file, C 1 (every colour is grey) or 3; raises Refused naming it."""
     try:
-        with warnings.catch_warnings(), Image.open(path, formats=list(FORMATS)) as image:
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is lower
-            if image.width * image.height > MAX_PIXELS:
-                raise Refused(
-                    f"{path} has {image.width:,}×{image.height:,} pixels, more than the limit of {MAX_PIXELS:,}: "
-                    "make it smaller or remove it."
-                )
-            if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:  # MPO: a photo with previews
-                raise Refused(f"{path} holds {getattr(image, 'n_frames', 1)} images: save one of them, or remove it.")
-            image.load()
-            return _to_bytes(ImageOps.exif_transpose(image), background)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of what is refused below, and of harmless oddities
+            with Image.open(path, formats=list(FORMATS)) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise Refused(
+                        f"{path} has {image.width:,}×{image.height:,} pixels, more than the limit of {MAX_PIXELS:,}: "
+                        "make it smaller or remove it."
+                    )
+                frames = getattr(image, "n_frames", 1)
+                if frames > 1 and image.format != "MPO":  # MPO: a photo with previews
+                    raise Refused(f"{path} holds {frames} images: save one of them, or remove it.")
+                image.load()
+                return _to_bytes(ImageOps.exif_transpose(image), background)
     except Refused:
         raise
     except Exception as error:  # Pillow raises nearly every type for a damaged file

@@ -75,21 +75,28 @@ def resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def complete(
     images: dict[str, np.ndarray], labels: dict[str, np.ndarray], config: Folder
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """All three splits; those that the data does not name are taken out of train, by the configured shares."""
+    """All three splits; those that the data does not name are taken out of train, by the configured shares.
+
+    Raises Refused if a split is empty.
+    """
     missing = [split for split in SPLITS if split not in images]
-    if not missing:
-        return images, labels
-    parts = divide(
-        labels["train"],
-        config.validation_share if "validation" in missing else 0.0,
-        config.test_share if "test" in missing else 0.0,
-        config.seed,
-    )
-    new = ("train", *missing)
-    return (
-        {**images, **{split: images["train"][parts[split]] for split in new}},
-        {**labels, **{split: labels["train"][parts[split]] for split in new}},
-    )
+    if missing:
+        parts = divide(
+            labels["train"],
+            config.validation_share if "validation" in missing else 0.0,
+            config.test_share if "test" in missing else 0.0,
+            config.seed,
+        )
+        new = ("train", *missing)
+        images = {**images, **{split: images["train"][parts[split]] for split in new}}
+        labels = {**labels, **{split: labels["train"][parts[split]] for split in new}}
+    if not all(len(labels[split]) for split in SPLITS):
+        sizes = ", ".join(f"{split} {len(labels[split]):,}" for split in SPLITS)
+        raise Refused(
+            f"{config.path} gives an empty split ({sizes} images): add images, or raise data.validation_share or "
+            "data.test_share."
+        )
+    return images, labels
 
 
 def divide(labels: np.ndarray, validation_share: float, test_share: float, seed: int) -> dict[str, np.ndarray]:
