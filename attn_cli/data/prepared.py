@@ -1,7 +1,7 @@
 """One verified .h5 per source: fixed layout, a sha256 over everything in it, written atomically.
 
 Layout: for each split of train, validation, test the data sets `<split>_images` uint8 (N, H, W) and `<split>_labels`
-uint8 (N,), stored contiguously and uncompressed, and one attribute `about`: JSON with format, name, origin,
+uint8 (N,), stored contiguously and uncompressed, and one attribute `about`: JSON bytes with format, name, origin,
 class_names and sha256. Nothing else is read, and nothing is read before its type, shape and storage are checked.
 """
 
@@ -88,7 +88,7 @@ def write(prepared: Prepared, path: Path) -> None:
         for split in SPLITS:
             file.create_dataset(f"{split}_images", data=prepared.images[split])
             file.create_dataset(f"{split}_labels", data=prepared.labels[split])
-        file.attrs["about"] = json.dumps(about)
+        file.attrs["about"] = np.bytes_(json.dumps(about).encode())
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
@@ -150,10 +150,12 @@ def _damage_named(name: str, path: Path, root: Path) -> Iterator[None]:
 
 def _read(path: Path) -> tuple[Prepared, str]:
     with open_hdf5(path) as file:
-        raw = file.attrs["about"]
-        if not isinstance(raw, str):
-            raise ValueError("its attribute 'about' is no text")
-        about: dict[str, Any] = json.loads(raw)
+        # Text of a fixed length: what has a variable length lies in HDF5's heap, which no checksum guards and where
+        # one wrong byte makes the library loop for ever.
+        kind = file.attrs.get_id("about").dtype.kind
+        if kind != "S":
+            raise ValueError("its attribute 'about' is no text of a fixed length")
+        about: dict[str, Any] = json.loads(bytes(file.attrs["about"]))
         if about.get("format") != FORMAT:
             raise ValueError(f"its format is {about.get('format')!r}, this version reads {FORMAT}")
         images, labels = {}, {}

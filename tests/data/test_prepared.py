@@ -155,9 +155,14 @@ HOSTILE = {
     "missing": (lambda file: file.__delitem__("test_images"), "test_images is missing"),
     "no attribute": (lambda file: file.attrs.__delitem__("about"), "about"),
     "attribute is no text": (lambda file: file.attrs.__setitem__("about", 5), "no text"),
-    "attribute is no JSON": (lambda file: file.attrs.__setitem__("about", "{"), "damaged"),
-    "attribute is a list": (lambda file: file.attrs.__setitem__("about", "[]"), "damaged"),
-    "another format": (lambda file: file.attrs.__setitem__("about", json.dumps({"format": 2})), "format is 2"),
+    "attribute has a variable length": (lambda file: file.attrs.__setitem__("about", "{}"), "no text of a fixed"),
+    "attribute is no JSON": (lambda file: file.attrs.__setitem__("about", np.bytes_(b"{")), "damaged"),
+    "attribute is a list": (lambda file: file.attrs.__setitem__("about", np.bytes_(b"[]")), "damaged"),
+    "attribute is an array": (lambda file: file.attrs.__setitem__("about", [b"{}", b"{}"]), "damaged"),
+    "another format": (
+        lambda file: file.attrs.__setitem__("about", np.bytes_(json.dumps({"format": 2}).encode())),
+        "format is 2",
+    ),
 }
 
 

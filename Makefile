@@ -1,0 +1,58 @@
+# make setup | demo | test | bench | clean. README.md has the same as plain commands.
+# PYTHON=/path/to/python3.12 chooses the interpreter that .venv is made with.
+
+BIN := .venv/bin
+READY := .venv/.ready
+
+# Threads that wait must not spin: on a busy machine that makes everything many times slower.
+export OMP_WAIT_POLICY ?= PASSIVE
+
+.PHONY: help setup demo test bench clean
+
+help:
+	@echo "make setup   install into .venv"
+	@echo "make demo    setup; train on the embedded digits, evaluate, draw where the model looked: a few minutes"
+	@echo "make test    setup; pytest, ruff, mypy"
+	@echo "make bench   setup; speed of the training step"
+	@echo "make clean   remove .venv and what was built; runs in outputs/ stay"
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	@python=; \
+	for name in $(or $(PYTHON),python3.11 python3.12 python3 python); do \
+	    if $$name -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null; then \
+	        python=$$name; break; \
+	    fi; \
+	done; \
+	if [ -z "$$python" ]; then \
+	    echo "No Python 3.11 or 3.12 was found$(if $(PYTHON), as $(PYTHON)): install one, or name it with PYTHON=/path/to/python3.12." >&2; \
+	    exit 1; \
+	fi; \
+	if ! [ -x $(BIN)/pip ]; then echo "Making .venv with $$python"; $$python -m venv --clear .venv; fi
+	$(BIN)/pip install -c constraints.txt -e '.[test]'
+	@touch $(READY)
+
+demo: setup
+	$(BIN)/attn train experiment=demo
+	$(BIN)/attn eval --mc-samples 10
+	$(BIN)/attn show
+	@run=$$(ls -dt outputs/digits-ram-6g-*/ | head -n 1); \
+	echo; \
+	echo "Everything is in $$run"; \
+	echo "  pictures/paths-test.png     where the model looked on 8 test images; pictures/glimpses-test-*.gif: the same, moving"; \
+	echo "  curves.png, metrics.csv     the course of training"; \
+	echo "  result.json                 errors, speed, versions; evaluation-test-mc10.json: with 10 averaged paths"; \
+	echo "  checkpoints/, config.yaml   the model and all of its settings"
+
+test: setup
+	$(BIN)/pytest
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: setup
+	$(BIN)/attn bench
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	find attn_cli tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,113 @@
+"""Every command as a user types it."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import pytest
+from PIL import Image
+
+
+def test_train_leaves_a_complete_run_folder(trained):
+    (run,) = trained.runs()
+    result = json.loads((run / "result.json").read_text())
+    expected = {
+        "val_error", "test_error", "test_error_interval", "mc_samples", "seconds", "images_per_second", "versions", "commit",
+        "seed", "threads", "device", "model", "data", "glimpses", "scales", "size", "epochs", "digests",
+    }  # fmt: skip
+    assert expected <= set(result)
+    low, high = result["test_error_interval"]
+    assert 0 <= low <= result["test_error"] <= high <= 100
+    assert result["threads"] == 1 and result["epochs"] == 2 and result["device"] == "cpu"
+    assert json.loads((run / "status.json").read_text())["status"] == "finished"
+    rows = list(csv.DictReader((run / "metrics.csv").open()))
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert all(0 <= float(row["val_error"]) <= 100 for row in rows)
+    assert rows[1]["step"] == "10"
+    assert {"last.ckpt", "best.ckpt"} <= {path.name for path in (run / "checkpoints").iterdir()}
+    assert Image.open(run / "curves.png").size[0] > 200
+    assert "epoch   2/2" in (run / "log.txt").read_text()
+
+
+def test_eval_takes_the_latest_run_and_is_reproducible(trained):
+    first = trained("eval", "--mc-samples", "3", "repeats=2").stdout
+    (run,) = trained.runs()
+    written = run / "evaluation-test-mc3.json"
+    values = json.loads(written.read_text())
+    assert str(written.relative_to(trained.folder)) in first
+    trained("eval", "--mc-samples", "3", "repeats=2", f"run={run}", "batch_size=7")
+    again = json.loads(written.read_text())
+    assert again["test_error"] == values["test_error"]  # neither chance nor the batch size plays a part
+    assert values["mc_samples"] == 3 and values["repeats"] == 2
+
+
+def test_mean_evaluation_agrees_with_the_result_of_training(trained):
+    trained("eval", "repeats=5")
+    (run,) = trained.runs()
+    mean = json.loads((run / "evaluation-test-mean.json").read_text())
+    result = json.loads((run / "result.json").read_text())
+    assert mean["test_error"] == pytest.approx(result["test_error"])
+    assert mean["digest"] == result["digests"]["test"]
+
+
+def test_mc_average_writes_a_table_and_a_plot(trained):
+    out = trained("mc-average", "max_samples=3", "repeats=2").stdout
+    (run,) = trained.runs()
+    rows = list(csv.DictReader((run / "mc-average-test.csv").open()))
+    assert [row["mc_samples"] for row in rows] == ["1", "2", "3"]
+    assert all(float(row["standard_error"]) >= 0 for row in rows)
+    assert Image.open(run / "mc-average-test.png").size[0] > 200
+    assert "mc-average-test.csv" in out
+
+
+def test_show_draws_paths_and_animations(trained):
+    trained("show", "images=[3,5]", "split=validation")
+    (run,) = trained.runs()
+    assert Image.open(run / "pictures" / "paths-validation.png").size[0] > 200
+    for number in (3, 5):
+        assert Image.open(run / "pictures" / f"glimpses-validation-{number}.gif").n_frames == 6
+    refused = trained("show", "images=[99999]", code=1)
+    assert "lies outside the test split" in refused.stderr and "Traceback" not in refused.stderr
+
+
+def test_runs_lists_the_run_with_its_error_and_status(trained):
+    out = trained("runs").stdout
+    (run,) = trained.runs()
+    assert run.name in out and "finished" in out and "digits" in out
+
+
+def test_sweep_ends_with_a_table_over_seeds_and_a_csv(attn):
+    out = attn("train", "-m", *attn.small, "glimpses=1,2", "seed=1,2", "trainer.limit_train_steps=2").stdout
+    assert len(attn.runs()) == 4
+    (results,) = (attn.folder / "outputs" / "sweeps").glob("*/results.csv")
+    rows = list(csv.DictReader(results.open()))
+    assert {row['seed'] for row in rows} == {'1', '2'}
+    assert "±" in out
+
+
+def test_three_runs_started_at_once_get_three_folders(attn):
+    processes = [attn.start("train", *attn.small, "trainer.limit_train_steps=1", f"seed={seed}") for seed in range(3)]
+    codes = [process.wait(timeout=120) for process in processes]
+    for process in processes:
+        process.stdout.close(), process.stderr.close()
+    assert codes == [0, 0, 0]
+    assert len(attn.runs()) == 3
+
+
+def test_same_seed_same_weights_other_seed_other_weights(attn):
+    from safetensors import safe_open
+
+    def weights(run):
+        with safe_open(run / "checkpoints" / "last.ckpt", "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys() if "state_dict" in name}
+
+    for seed in (7, 7, 8):
+        attn("train", *attn.small, "trainer.limit_train_steps=3", f"seed={seed}")
+    by_seed = {7: [], 8: []}
+    for run in attn.runs():
+        by_seed[json.loads((run / "result.json").read_text())["seed"]].append(weights(run))
+    first, second = by_seed[7]
+    assert first.keys() == second.keys() and len(first) > 5
+    assert all((first[name] == second[name]).all() for name in first)
+    assert any((first[name] != by_seed[8][0][name]).any() for name in first)
