@@ -161,7 +161,7 @@ def _parse_header(text: bytes, data_size: int) -> tuple[dict[str, str], list[tup
             raise Damaged(f"the entry {name!r} has the unknown dtype {dtype!r}")
         if not _sizes(shape) or len(shape) > 16 or not _sizes(offsets) or len(offsets) != 2:
             raise Damaged(f"the entry {name!r} has a malformed shape or place")
-        if offsets[0] != end or offsets[1] - end != math.prod(shape) * DTYPES[dtype].itemsize or offsets[1] > data_size:
+        if offsets[0] != end or offsets[1] - end != math.prod(shape) * DTYPES[dtype].itemsize:
             raise Damaged(f"the entry {name!r} of shape {shape} does not fit its place in the file")
         end = offsets[1]
         entries.append((name, dtype, shape))

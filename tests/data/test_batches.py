@@ -61,6 +61,18 @@ def test_a_batch_is_a_pure_function_of_its_arguments(digit_root: Path) -> None:
         assert all(not torch.equal(images, other) for other, _ in made[i + 1 :])
 
 
+def test_order_and_places_change_with_seed_epoch_and_step(tmp_path: Path) -> None:
+    plain = images_of(50)  # only the order is random
+    orders = [plain.train_batch(seed, epoch, 0, 50)[0][:, 0, 0, 0].tolist() for seed in (0, 1) for epoch in (0, 1)]
+    assert len({tuple(order) for order in orders}) == 4
+    flat = {split: np.full((32, 28, 28), 9, np.uint8) for split in prepared.SPLITS}  # only the places are random
+    labels = {split: np.zeros(32, np.uint8) for split in prepared.SPLITS}
+    prepared.write(Prepared("digits", "flat", ("0",), flat, labels), prepared.path_of("digits", tmp_path))
+    data = small(tmp_path, height=60, width=60, translate=True)
+    for one, other in (((0, 0, 0), (1, 0, 0)), ((0, 0, 0), (0, 1, 0)), ((0, 0, 0), (0, 0, 1))):
+        assert not torch.equal(data.train_batch(*one, 16)[0], data.train_batch(*other, 16)[0])
+
+
 def test_an_epoch_shows_every_image_once_and_drops_the_last_partial_batch() -> None:
     data = images_of(50)
     assert data.steps_per_epoch(16) == 3

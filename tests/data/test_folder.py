@@ -267,11 +267,16 @@ def test_truncated_and_damaged_files(ending: str, tmp_path: Path) -> None:
 
 
 def test_other_formats_under_an_image_name(tmp_path: Path) -> None:
-    """Only the listed formats are opened; PostScript, for one, would be handed to an interpreter."""
+    """Only the listed formats are opened, whatever Pillow knows besides: PostScript goes to an interpreter."""
     path = tmp_path / "page.png"
     path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n")
     with pytest.raises(Refused, match="page.png"):
         decode(path, 0)
+    save(path, grey(3), format="PCX")
+    assert Image.open(path).format == "PCX"
+    with pytest.raises(Refused, match="page.png"):
+        decode(path, 0)
+    assert decode(save(path, grey(3), format="BMP"), 0).shape == (5, 4, 1)  # a listed one under a wrong ending is fine
 
 
 def test_animations(tmp_path: Path) -> None:

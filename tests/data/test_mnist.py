@@ -49,6 +49,7 @@ def test_reads_what_was_written(tmp_path: Path) -> None:
         (b"\0\0\x08\x03\0\0", ("6 bytes", "16")),
         (b"", ("0 bytes", "16")),
     ],
+    ids=["+1", "-1", "2^32-1", "all 2^32-1", "zero", "zero with pixels", "labels", "floats", "html", "short", "empty"],
 )
 def test_a_header_that_lies_is_refused_with_both_numbers(content: bytes, both: tuple[str, str], tmp_path: Path) -> None:
     path = written(tmp_path / "images.gz", content)

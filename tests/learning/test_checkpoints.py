@@ -401,6 +401,7 @@ HOSTILE = {
     "a thousand dimensions": forge(ONE, {"w": entry([1] * 1000, 0, 4)}, b"\0" * 4),
     "offsets backwards": forge(ONE, {"w": entry([1], 4, 0)}, b"\0" * 4),
     "negative offset": forge(ONE, {"w": entry([1], -4, 0)}, b"\0" * 4),
+    "offset that starts late": forge(ONE, {"w": entry([1], 2, 4)}, b"\0" * 4),
     "offset behind the end": forge(ONE, {"w": entry([1], 4, 8)}, b"\0" * 4),
     "overlap": forge(
         {"dict": [["w", {"tensor": "w"}], ["v", {"tensor": "v"}]]},

@@ -101,6 +101,10 @@ class Learner(pl.LightningModule):
         self.seen.append(("validation", self.trainer.global_step, self.val_error))
 
     def on_train_epoch_end(self) -> None:
+        if self.trainer.val_dataloaders is None:  # the other way to validate: by hand, outside Lightning's loop
+            self.on_validation_epoch_start()
+            self.validation_step((*Points().fixed("validation"), 0), 0)
+            self.on_validation_epoch_end()
         self.happen("epoch end")
 
     def transfer_batch_to_device(self, batch: Any, device: Any, dataloader_idx: int) -> Any:
@@ -120,7 +124,7 @@ def train(
     seconds: float | None = None,
     every: int = 1,
     validate_every: int = 1,
-    seed: int = 0,
+    by_hand: bool = False,
 ) -> list[Any]:
     """One attempt as `attn train` makes it; returns the batches and validations that it saw."""
     torch.set_num_threads(1)
@@ -146,9 +150,10 @@ def train(
             plugins=[VerifiedCheckpointIO(learner)],
         )
         path = str(newest_valid(checkpoints.folder, log=lambda line: seen.append(line))) if resume else None
-        batches = EpochBatches(data, seed, BATCH)
+        batches = EpochBatches(data, 0, BATCH)
+        fixed = None if by_hand else FixedBatches(data, "validation", 4)
         try:
-            trainer.fit(learner, batches, FixedBatches(data, "validation", 4), ckpt_path=path)
+            trainer.fit(learner, batches, fixed, ckpt_path=path)
         except Stopped as stopped:
             seen.append(stopped)
     return seen
@@ -221,10 +226,16 @@ def test_stopped_in_validation_or_at_an_epochs_end(tmp_path: Path, mode: str, wh
     assert_same_end(tmp_path, whole, seen + train(tmp_path, mode, resume=True))
 
 
-def test_stopped_after_every_single_step(tmp_path: Path, mode: str, whole) -> None:
-    seen = train(tmp_path, mode, {("step", 0): send(signal.SIGTERM)})
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_stopped_after_every_single_step(tmp_path: Path, mode: str, whole, by_hand: bool) -> None:
+    if by_hand:
+        (tmp_path / "whole").mkdir()
+        seen = train(tmp_path / "whole", mode, by_hand=True)
+        assert seen == whole[0]
+        whole = seen, load(tmp_path / "whole" / "checkpoints" / "last.ckpt")
+    seen = train(tmp_path, mode, {("step", 0): send(signal.SIGTERM)}, by_hand=by_hand)
     for step in range(1, STEPS * EPOCHS):
-        seen += train(tmp_path, mode, {("step", step): send(signal.SIGTERM)}, resume=True)
+        seen += train(tmp_path, mode, {("step", step): send(signal.SIGTERM)}, resume=True, by_hand=by_hand)
     assert_same_end(tmp_path, whole, seen)
 
 

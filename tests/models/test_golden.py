@@ -1,0 +1,80 @@
+"""Twenty seeded steps of each model against stored losses: a refactor leaves them as they are.
+
+After a change that is meant to alter them, run `ATTN_WRITE_GOLDEN=1 pytest tests/models/test_golden.py` and commit the files.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from attn_cli.config import schema
+from attn_cli.data.batches import DataInfo
+from attn_cli.devices import set_threads
+from attn_cli.learning.training import make_learner
+
+FOLDER = Path(__file__).parent / "golden"
+CASES = {
+    "ram": {},
+    "ram_paper": {"samples": 1, "baseline": "learned", "reward": "correct", "reinforce_weight": 0.01, "policy_gradient": "detached"},
+    "ram_lstm": {"name": "ram_lstm", "core": "lstm"},
+    "ram_grid": {"policy": "grid", "reward": "log_likelihood", "discount": 0.9},
+}
+
+
+class FixedBatch:
+    """Stripes whose direction is the class, so that there is something to learn in twenty steps."""
+
+    info = DataInfo("stripes", 1, 24, 20, 2, ("across", "down"), 0, 32, 32, 32)
+
+    def steps_per_epoch(self, batch_size: int) -> int:
+        return 20
+
+    def batch(self):
+        labels = torch.arange(32) % 2
+        phase = torch.arange(32)[:, None, None] // 2
+        y, x = torch.meshgrid(torch.arange(24), torch.arange(20), indexing="ij")
+        along = torch.where(labels[:, None, None] == 0, y, x)
+        return (((along + phase) % 4 < 2) * 255).to(torch.uint8)[:, None], labels
+
+
+def losses(changes: dict) -> list[float]:
+    data = FixedBatch()
+    config = schema.Config(
+        model=schema.Ram(**changes),
+        glimpses=schema.Glimpses(4, 6),
+        scales=schema.Scales(2),
+        trainer=schema.Trainer(epochs=1, batch_size=32, compile="off"),
+        seed=3,
+    )
+    learner = make_learner(config, data, torch.device("cpu"))
+    made = learner.configure_optimizers()
+    optimiser, schedule = made["optimizer"], made["lr_scheduler"]["scheduler"]
+    seen = []
+    for step in range(20):
+        loss = learner.training_step((*data.batch(), 0, step), step)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+        seen.append(loss.item())
+    return seen
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_twenty_steps_give_the_stored_losses(case):
+    before = torch.get_num_threads()
+    set_threads(1)
+    try:
+        seen = losses(CASES[case])
+    finally:
+        set_threads(before)
+    path = FOLDER / f"{case}.json"
+    if os.environ.get("ATTN_WRITE_GOLDEN"):
+        path.write_text(json.dumps([round(value, 6) for value in seen]) + "\n")
+    assert seen == pytest.approx(json.loads(path.read_text()), rel=2e-3, abs=2e-4)
+    assert seen[-1] < seen[0]
