@@ -12,7 +12,9 @@ def choose_device(name: str) -> torch.device:
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     if not torch.cuda.is_available():
-        raise Refused("No GPU was found by this build of torch: use trainer=cpu (device=cpu for evaluation) or install a CUDA build.")
+        raise Refused(
+            "This build of torch finds no GPU: use trainer=cpu (device=cpu for evaluation) or install a CUDA build."
+        )
     return torch.device("cuda")
 
 

@@ -1,8 +1,9 @@
 """`attn bench`: speed of the training step, in units that another machine can compare.
 
-For each shape: images/s; multiply-adds/s as a share of this machine's own matrix-product rate; the ratio to a plain step whose
-retina is cut image by image; what Lightning's loop adds; the time of one glimpse. Everything that is compared is measured
-in turns within one run, and medians are compared.
+For each shape: images/s; multiply-adds/s as a share of this machine's own matrix-product rate; the ratio to a
+plain step whose
+retina is cut image by image; what Lightning's loop adds; the time of one glimpse. Everything that is compared is
+measured in turns within one run, and medians are compared.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from attn_cli.learning.training import Clock, fit
 from attn_cli.models.build import build_model
 from attn_cli.runs import write_atomically
 
+CLIP = 5.0  # largest norm of the gradient
 MATRIX = 2048  # side of the matrices whose product sets the scale
 
 
@@ -56,11 +58,21 @@ class SyntheticData:
     """One random batch, again and again."""
 
     def __init__(self, shape: Shape, batch_size: int, steps: int, device: torch.device):
-        self.info = DataInfo("synthetic", 1, shape.height, shape.width, 10, tuple("0123456789"), 0, batch_size * steps, 0, 0)
+        self.info = DataInfo(
+            "synthetic", 1, shape.height, shape.width, 10, tuple("0123456789"), 0, batch_size * steps, 0, 0
+        )
         generator = torch.Generator().manual_seed(0)
-        images = torch.randint(0, 256, (batch_size, 1, shape.height, shape.width), dtype=torch.uint8, generator=generator)
+        images = torch.randint(
+            0, 256, (batch_size, 1, shape.height, shape.width), dtype=torch.uint8, generator=generator
+        )
         self.images, self.steps = images.to(device), steps
         self.labels = torch.randint(0, 10, (batch_size,), generator=generator).to(device)
+
+    def to(self, device: torch.device | str) -> SyntheticData:
+        return self
+
+    def digest(self, split: str) -> str:
+        return "synthetic"
 
     def steps_per_epoch(self, batch_size: int) -> int:
         return self.steps
@@ -96,7 +108,7 @@ def measure_shape(shape: Shape, config: schema.Bench, device: torch.device, use_
         glimpses=schema.Glimpses(shape.glimpses, shape.size),
         scales=schema.Scales(shape.scales),
         trainer=schema.Trainer(batch_size=config.batch_size, epochs=1),
-        optimizer=schema.Optimizer(clip=5.0),
+        optimizer=schema.Optimizer(clip=CLIP),
     )
     data = SyntheticData(shape, config.batch_size, 100, device)
     learner = make_learner(settings, data, device, use_compile)
@@ -144,10 +156,10 @@ def training_step(learner: RamLearner, data: SyntheticData) -> Callable[[], None
     schedule.total_steps = 10**9
 
     def step() -> None:
-        loss = learner.training_step((data.images, data.labels, 0, next(count)), 0)
+        loss = learner.loss((data.images, data.labels, 0, next(count)))
         optimiser.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, learner.config.optimizer.clip, foreach=True)
+        torch.nn.utils.clip_grad_norm_(parameters, CLIP, foreach=True)
         optimiser.step()
         schedule.step()
 
@@ -158,7 +170,6 @@ def matrix_product(device: torch.device) -> Callable[[], None]:
     a, b = (torch.randn(MATRIX, MATRIX, device=device) for _ in range(2))
     out = torch.empty_like(a)
 
-
     def product() -> None:
         torch.mm(a, b, out=out)
 
@@ -166,7 +177,9 @@ def matrix_product(device: torch.device) -> Callable[[], None]:
 
 
 def one_glimpse(learner: RamLearner, data: SyntheticData) -> Callable[[], None]:
-    """A step of the model without gradient: choose a location, look, think. The margin around the images is made once."""
+    """A step of the model without gradient: choose a location, look, think. The margin around the images is made
+    once.
+    """
     model, noise = learner.model, torch.randn(data.images.shape[0], 2, device=data.images.device)
     state = model.start(data.images, 1)
 
@@ -178,7 +191,9 @@ def one_glimpse(learner: RamLearner, data: SyntheticData) -> Callable[[], None]:
 
 
 def in_turns(functions: dict[str, Callable[[], None]], seconds: float, device: torch.device) -> dict[str, float]:
-    """Median seconds of one call of each function: short bursts of each, one after the other, for `seconds` in total."""
+    """Median seconds of one call of each function: short bursts of each, one after the other, for `seconds` in
+    total.
+    """
 
     def burst(function: Callable[[], None], calls: int) -> float:
         start = time.perf_counter()
@@ -193,7 +208,7 @@ def in_turns(functions: dict[str, Callable[[], None]], seconds: float, device: t
     calls = {name: max(1, int(0.1 / burst(function, 3))) for name, function in functions.items()}
     times: dict[str, list[float]] = {name: [] for name in functions}
     end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(times[name]) < 3:
+    while time.perf_counter() < end or min(map(len, times.values())) < 3:
         for name, function in functions.items():
             times[name].append(burst(function, calls[name]))
     return {name: statistics.median(values) for name, values in times.items()}
@@ -202,12 +217,14 @@ def in_turns(functions: dict[str, Callable[[], None]], seconds: float, device: t
 def lightning_step(
     settings: schema.Config, data: SyntheticData, learner: RamLearner, step: Callable[[], None], device: torch.device
 ) -> float:
-    """Seconds that Lightning's loop, with all of `attn train`'s callbacks, adds to a step: in turns with the plain loop."""
+    """Seconds that Lightning's loop, with all of `attn train`'s callbacks, adds to a step: in turns with the plain
+    loop.
+    """
     extra = []
     for _ in range(3):
         plain = in_turns({"step": step}, 0.5, device)["step"]
         started: list[float] = []
-        fit(learner, settings, data, callbacks=[Clock(lambda: started.append(time.perf_counter()))])
+        fit(learner, settings, data, [Clock(started)])
         gaps = [b - a for a, b in zip(started[10:], started[11:], strict=False)]
         extra.append(statistics.median(gaps) - plain)
     return statistics.median(extra)

@@ -27,8 +27,19 @@ def run(config: schema.Show) -> list[Path]:
     wanted = list(range(min(config.images, len(labels)))) if isinstance(config.images, int) else list(config.images)
     outside = [i for i in wanted if not 0 <= i < len(labels)]
     if outside:
-        raise Refused(f"images={outside} lies outside the {config.split} split, which has images 0 to {len(labels) - 1}.")
-    files = draw(restored, images, labels, wanted, config.seed, Path(config.output or found.path / "pictures"), config.gif, config.split)
+        raise Refused(
+            f"images={outside} lies outside the {config.split} split, which has images 0 to {len(labels) - 1}."
+        )
+    files = draw(
+        restored,
+        images,
+        labels,
+        wanted,
+        config.seed,
+        Path(config.output or found.path / "pictures"),
+        config.gif,
+        config.split,
+    )
     for file in files:
         print(file)
     return files

@@ -13,8 +13,8 @@ from attn_cli.data.batches import Data
 from attn_cli.devices import choose_device, set_threads
 from attn_cli.errors import Refused
 from attn_cli.inference.monte_carlo import evaluate
-from attn_cli.learning import checkpoints
-from attn_cli.learning.guards import Stopped, explain_oom
+from attn_cli.learning.checkpoints import load, newest_valid
+from attn_cli.learning.guards import Checkpoints, SignalGuard, Stopped, explain_oom
 from attn_cli.learning.learner import Learner
 from attn_cli.learning.reporting import MetricsFile, ProgressReport, make_logger
 from attn_cli.learning.restore import load_model
@@ -31,7 +31,7 @@ def run(config: schema.Config) -> dict[str, Any]:
     resume = None
     if config.resume is not None:
         folder, config = _continued(config.resume)
-        resume = checkpoints.newest_valid(folder.checkpoints)
+        resume = newest_valid(folder.checkpoints)
     threads = set_threads(config.trainer.threads)
     device = choose_device(config.trainer.accelerator)
     data: Data = registry.load("data", config.data.name)(config.data).to(device)
@@ -77,21 +77,24 @@ def _train(
     if logger:
         learner.listeners.append(lambda row: logger.log_metrics({k: v for k, v in row.items() if v is not None}, row["step"]))
     learner.listeners += [progress.epoch, lambda row: folder.set_status("running", epoch=row["epoch"], step=row["step"])]
-    try:
-        fit(learner, config, data, folder=folder.checkpoints, resume=resume, callbacks=[progress], logger=logger)
-    finally:
-        progress.stop()
-        if metrics.rows:
-            learning_curves(metrics.path, folder.path / "curves.png")
-    result = _evaluated(folder, config, data, learner, threads)
-    folder.write_result(result)
-    return result
+    settings = config.trainer
+    checkpoints = Checkpoints(folder.checkpoints, settings.checkpoint_every, settings.checkpoint_seconds, learner.finite)
+    with SignalGuard(checkpoints) as signals:
+        try:
+            fit(learner, config, data, [progress, checkpoints, signals], resume=resume, logger=logger)
+        finally:
+            progress.stop()
+            if metrics.rows:
+                learning_curves(metrics.path, folder.path / "curves.png")
+        result = _evaluated(folder, config, data, learner, threads)
+        folder.write_result(result)
+        return result
 
 
 def _evaluated(folder: Run, config: schema.Config, data: Data, learner: Learner, threads: int) -> dict[str, Any]:
     """Errors of the best checkpoint by validation, with the mean-location policy, over seeds of the first location."""
     best = folder.checkpoint("best")
-    load_model(learner.model, checkpoints.load(best)["state_dict"], best)
+    load_model(learner.model, load(best)["state_dict"], best)
     batch = config.trainer.eval_batch_size
     outcomes = {
         split: evaluate(learner.model, *data.fixed(split), repeats=REPEATS, seed=config.seed, batch_size=batch)

@@ -1,4 +1,6 @@
-"""The retina as it is usually written: image by image, patch by patch. An oracle for tests and the yardstick of `attn bench`."""
+"""The retina as it is usually written: image by image, patch by patch. An oracle for tests and the yardstick of
+`attn bench`.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """Evaluation of a glimpse model: the mean-location policy, or M sampled paths whose predictions are averaged.
 
-DRAM (arXiv 1412.7755), section 4: the class log-probabilities of several sampled paths are averaged; averaging the probabilities is the other
-common reading. Noise is drawn on the CPU and keyed by (seed, repeat, sample), so neither the batch size, nor M, nor the device
-changes which path sample m of image i takes.
+DRAM (arXiv 1412.7755), section 4: the class log-probabilities of several sampled paths are averaged; averaging the
+probabilities is the other
+common reading. Noise is drawn on the CPU and keyed by (seed, repeat, sample), so neither the batch size, nor M,
+nor the device changes which path sample m of image i takes.
 
 Legend: M samples, n images, B images at a time, N glimpses, K classes.
 """
@@ -12,15 +13,13 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from attn_cli.models.model import GlimpseModel
 from attn_cli.models.rollout import rollout
-
-Average = Literal["log_probabilities", "probabilities"]
 
 
 def wilson(errors: float, count: int) -> tuple[float, float]:
@@ -73,7 +72,7 @@ class Evaluation:
         return wilson(self.error(samples) / 100 * self.count, self.count)
 
 
-def running_averages(logits_MBK: Tensor, average: Average) -> Tensor:
+def running_averages(logits_MBK: Tensor, average: str) -> Tensor:
     """Average of the first 1, 2, … M predictions: (M, B, K), up to a factor that the argmax does not see."""
     log_p = F.log_softmax(logits_MBK.float(), -1)
     return log_p.cumsum(0) if average == "log_probabilities" else log_p.exp().cumsum(0)
@@ -81,18 +80,20 @@ def running_averages(logits_MBK: Tensor, average: Average) -> Tensor:
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module,
+    model: GlimpseModel,
     images_nCHW: Tensor,
     labels_n: Tensor,
     *,
     samples: int = 1,
     greedy: bool = True,
-    average: Average = "log_probabilities",
+    average: str = "log_probabilities",
     repeats: int = 1,
     seed: int = 0,
     batch_size: int = 1000,
 ) -> Evaluation:
-    """Count errors on fixed images. Every repeat draws new first locations (random even for the mean policy) and new paths."""
+    """Count errors on fixed images. Every repeat draws new first locations (random even for the mean policy) and
+    new paths.
+    """
     was_training, device = model.training, images_nCHW.device
     model.eval()
     n, M, N = images_nCHW.shape[0], samples, model.glimpses

@@ -50,11 +50,12 @@ DTYPES = {
     "F64": torch.float64,
 }
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
-# Lightning's own dictionary: all of these must be there for training to go on; "attn" may be, anything else is refused.
+# Lightning's own dictionary: training needs all of these to go on. OUR_KEYS may be there too; anything else is refused.
 TRAINING_KEYS = (
     *("state_dict", "optimizer_states", "lr_schedulers", "loops", "callbacks", "epoch", "global_step"),
     "pytorch-lightning_version",
 )
+OUR_KEYS = ("attn", "learner")  # of guards.Checkpoints, of the LightningModule
 
 
 def save(path: str | Path, nested: dict[str, Any], keep_as: str | Path | None = None) -> None:
@@ -303,7 +304,7 @@ def _training_state(path: str | Path) -> dict[str, Any]:
     """A checkpoint that training can go on from; raises Refused."""
     checkpoint = load(path)
     wrong = [f"it lacks {key}" for key in TRAINING_KEYS if key not in checkpoint]
-    wrong += [f"it holds the unknown key {key}" for key in checkpoint if key not in (*TRAINING_KEYS, "attn")]
+    wrong += [f"it holds the unknown key {key}" for key in checkpoint if key not in (*TRAINING_KEYS, *OUR_KEYS)]
     if not wrong and type(checkpoint["global_step"]) is not int:
         wrong = ["its global_step is not a whole number"]
     if wrong:

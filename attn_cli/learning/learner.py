@@ -1,7 +1,9 @@
 """The LightningModule that every model shares, and the one for RAM.
 
-A learner wraps a model and names its objective; the mathematics is in `objectives`. Batches come as (images, labels, epoch,
-step) from `EpochBatches`; a training step makes no host-device sync: the numbers for the log are added up on the device.
+A learner wraps a model and names its objective; the mathematics is in `objectives`. Batches come as (images,
+labels, epoch,
+step) from `EpochBatches`; a training step makes no host-device sync: the numbers for the log are added up on the
+device.
 """
 
 from __future__ import annotations
@@ -12,14 +14,16 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from attn_cli.config.schema import Config
 from attn_cli.data.batches import Data
 from attn_cli.inference.monte_carlo import evaluate
 from attn_cli.learning import optimisers
 from attn_cli.learning.compiling import compiled
+from attn_cli.learning.guards import FiniteGuard
 from attn_cli.learning.objectives import Losses, hybrid
+from attn_cli.models.model import GlimpseModel
 from attn_cli.models.rollout import draw_noise, rollout
 
 LOGGED = ("loss", "cross_entropy", "reinforce", "baseline", "reward", "error")
@@ -28,14 +32,22 @@ LOGGED = ("loss", "cross_entropy", "reinforce", "baseline", "reward", "error")
 class Learner(pl.LightningModule):
     """Shared: noise, optimiser, sums for the log, validation. A subclass gives `losses`."""
 
-    def __init__(self, model: nn.Module, config: Config, data: Data, compile_step: bool = False):
+    model: GlimpseModel
+    config: Config
+    data: Data
+    listeners: list[Callable[[dict[str, Any]], None]]
+    totals: Tensor
+
+    def __init__(self, model: GlimpseModel, config: Config, data: Data, compile_step: bool = False):
         super().__init__()
         self.model = model
         self.config = config
         self.data = data
+        self.automatic_optimization = False
+        self.finite = FiniteGuard(config.optimizer.clip)  # clips, too
         self.compile_step = compile_step
         self.samples = 1
-        self.listeners: list[Callable[[dict[str, Any]], None]] = []  # called with the row of each finished epoch
+        self.listeners = []  # called with the row of each finished epoch
         self.seconds = 0.0  # spent in training steps, over all attempts
         self.images = 0
         self.val_error: float | None = None
@@ -48,13 +60,16 @@ class Learner(pl.LightningModule):
 
     def loss_and_row(self, images: Tensor, noise: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The loss to minimise, and one detached row for the log: `LOGGED`, then a 1."""
-        half = self.config.trainer.precision == "bf16" and images.device.type == "cuda"  # on a CPU see training.precision
+        half = (
+            self.config.trainer.precision == "bf16" and images.device.type == "cuda"
+        )  # on a CPU see training.precision
         with torch.autocast(images.device.type, torch.bfloat16, enabled=half):
             parts = self.losses(images, noise, labels)
         values = (parts.total.detach(), parts.cross_entropy, parts.reinforce, parts.baseline, parts.reward, parts.error)
         return parts.total, torch.stack([v.float() for v in values] + [torch.ones_like(parts.error)])
 
-    def training_step(self, batch: tuple[Tensor, Tensor, int, int], batch_idx: int) -> Tensor:
+    def loss(self, batch: tuple[Tensor, Tensor, int, int]) -> Tensor:
+        """The loss of one batch; its row for the log is added up on the device."""
         images, labels, _, step = batch
         noise = draw_noise(self.config.seed, step, (self.samples, images.shape[0], self.model.glimpses), images.device)
         loss, row = self._loss_and_row(images, noise, labels)
@@ -62,15 +77,34 @@ class Learner(pl.LightningModule):
         self.images += images.shape[0]
         return loss
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def training_step(self, batch: tuple[Tensor, Tensor, int, int], batch_idx: int) -> None:
+        """One step by hand: what Lightning's automatic optimisation does around it costs as much as a small model."""
+        loss = self.loss(batch)
+        self._optimiser.zero_grad()
+        self.manual_backward(loss)
+        self.finite.check(loss.detach(), self._optimiser, batch[3])
+        self._optimiser.step()
+        self._schedule.step()
+        self._progress.increment_ready()  # Lightning's count of optimiser steps: trainer.global_step
+        self._progress.increment_completed()
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        return batch  # it is there
+
+    def configure_optimizers(self) -> Any:
         trainer = self.config.trainer
         per_epoch = self.data.steps_per_epoch(trainer.batch_size)
+        if trainer.limit_train_steps is not None:
+            per_epoch = min(per_epoch, trainer.limit_train_steps)
         optimiser, schedule = optimisers.build(
             self.config.optimizer, self.model.parameters(), per_epoch * trainer.epochs, per_epoch
         )
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_train_start(self) -> None:
+        self._optimiser: Any = self.optimizers(use_pl_optimizer=False)
+        self._schedule: Any = self.lr_schedulers()
+        self._progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
         self._since = time.perf_counter()
 
     def on_train_epoch_end(self) -> None:
@@ -83,9 +117,13 @@ class Learner(pl.LightningModule):
         if done % trainer.validate_every == 0 or done == trainer.epochs:
             self.val_error = self.validate()
         means = {name: value / max(count, 1) for name, value in zip(LOGGED, sums, strict=True)}
-        rate = self.optimizers().param_groups[0]["lr"]  # type: ignore[union-attr]
+        rate = self._optimiser.param_groups[0]["lr"]
         row = {"epoch": done, "step": self.global_step, **means, "lr": rate, "seconds": round(self.seconds, 2)}
-        row["train_loss"], row["train_error"], row["val_error"] = row.pop("loss"), 100 * row.pop("error"), self.val_error
+        row["train_loss"], row["train_error"], row["val_error"] = (
+            row.pop("loss"),
+            100 * row.pop("error"),
+            self.val_error,
+        )
         for listener in self.listeners:
             listener(row)
         self._since = time.perf_counter()
@@ -113,7 +151,7 @@ class Learner(pl.LightningModule):
 class RamLearner(Learner):
     """RAM, section 3.2: the hybrid supervised loss."""
 
-    def __init__(self, model: nn.Module, config: Config, data: Data, compile_step: bool = False):
+    def __init__(self, model: GlimpseModel, config: Config, data: Data, compile_step: bool = False):
         super().__init__(model, config, data, compile_step)
         self.samples = config.model.samples
 

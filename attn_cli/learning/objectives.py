@@ -27,7 +27,9 @@ class Losses:
 
 
 def rewards(logits_MBK: Tensor, targets_B: Tensor, kind: str) -> Tensor:
-    """Terminal reward (M, B), without gradient: `correct` 0/1 (RAM, section 4.1), `probability` of the true class, or its `log_likelihood` (DRAM, eq. 10)."""
+    """Terminal reward (M, B), without gradient: `correct` 0/1 (RAM, section 4.1), `probability` of the true class,
+    or its `log_likelihood` (DRAM, eq. 10).
+    """
     logits = logits_MBK.detach()
     if kind == "correct":
         return (logits.argmax(-1) == targets_B).to(logits.dtype)
@@ -37,7 +39,9 @@ def rewards(logits_MBK: Tensor, targets_B: Tensor, kind: str) -> Tensor:
 
 
 def leave_one_out(values_MBA: Tensor) -> Tensor:
-    """The mean over the other samples of the same image: (M, B, A) → (M, B, A); independent of a sample's own actions."""
+    """The mean over the other samples of the same image: (M, B, A) → (M, B, A); independent of a sample's own
+    actions.
+    """
     M = values_MBA.shape[0]
     return (values_MBA.sum(0, keepdim=True) - values_MBA) / (M - 1)
 

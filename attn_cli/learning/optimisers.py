@@ -11,11 +11,13 @@ from torch import nn
 from attn_cli.config.schema import Optimizer
 
 
-def build(config: Optimizer, parameters: Iterable[nn.Parameter], total_steps: int, steps_per_epoch: int) -> tuple[Any, Any]:
+def build(
+    config: Optimizer, parameters: Iterable[nn.Parameter], total_steps: int, steps_per_epoch: int
+) -> tuple[Any, Any]:
     """The optimiser and a scheduler that is stepped once per training step.
 
-    `adam_onecycle`: Adam (decoupled weight decay), linear-cosine warm-up over a share `warmup` of the steps, cosine to zero.
-    `sgd`: momentum (RAM, section 4.1: 0.9), the rate multiplied by `decay` after each epoch.
+    `adam_onecycle`: Adam (decoupled weight decay), linear-cosine warm-up over a share `warmup` of the steps,
+    cosine to zero. `sgd`: momentum (RAM, section 4.1: 0.9), the rate multiplied by `decay` after each epoch.
     """
     parameters = list(parameters)
     if config.name == "adam_onecycle":

@@ -17,7 +17,8 @@ from attn_cli.errors import Refused
 from attn_cli.runs import write_atomically
 
 COLUMNS = (
-    "epoch", "step", "train_loss", "cross_entropy", "reinforce", "baseline", "reward", "train_error", "val_error", "lr", "seconds",
+    "epoch", "step", "train_loss", "cross_entropy", "reinforce", "baseline", "reward", "train_error", "val_error", "lr",
+    "seconds",
 )  # fmt: skip
 REFRESH = 25  # steps between two updates of the bar
 
@@ -44,14 +45,21 @@ class MetricsFile:
 
 
 class ProgressReport(Callback):
-    """A rich bar on a terminal; plain lines where nobody watches. `epoch` is called with the row of a finished epoch."""
+    """A rich bar on a terminal; plain lines where nobody watches. `epoch` is called with the row of a finished
+    epoch.
+    """
 
     def __init__(self, epochs: int, log_file: Path | None = None):
         self.epochs = epochs
         self.log_file = log_file
         self.bar: Progress | None = None
         if Console(file=sys.stdout).is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"), TimeRemainingColumn())
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn("{task.fields[note]}"),
+                TimeRemainingColumn(),
+            )
             self.bar = Progress(*columns, refresh_per_second=4)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -67,8 +75,8 @@ class ProgressReport(Callback):
     def epoch(self, row: dict[str, Any]) -> None:
         """Print, and add to log.txt, one line."""
         validation = "" if row["val_error"] is None else f"  validation {row['val_error']:6.2f} %"
-        line = f"epoch {row['epoch']:>3}/{self.epochs}  loss {row['train_loss']:.4f}  training {row['train_error']:6.2f} %{validation}"
-        line += f"  {row['seconds']:.0f} s"
+        line = f"epoch {row['epoch']:>3}/{self.epochs}  loss {row['train_loss']:.4f}"
+        line += f"  training {row['train_error']:6.2f} %{validation}  {row['seconds']:.0f} s"
         if self.bar is not None:
             self.bar.update(self.task, completed=row["step"], note=line)
         else:
@@ -84,7 +92,9 @@ class ProgressReport(Callback):
 
 
 def make_logger(config: Any, folder: Path) -> Any:
-    """The Lightning logger of `logger=tensorboard|wandb|mlflow`, or False; raises Refused where its package is absent."""
+    """The Lightning logger of `logger=tensorboard|wandb|mlflow`, or False; raises Refused where its package is
+    absent.
+    """
     from pytorch_lightning import loggers
 
     makers = {
@@ -100,5 +110,6 @@ def make_logger(config: Any, folder: Path) -> Any:
         return makers[config.name]()
     except ModuleNotFoundError as error:
         raise Refused(
-            f"logger={config.name} needs a package that is not installed: run `pip install attn-cli[{config.name}]` or use logger=csv."
+            f"logger={config.name} needs a package that is not installed: "
+            f"run `pip install attn-cli[{config.name}]` or use logger=csv."
         ) from error

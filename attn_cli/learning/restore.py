@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
 from attn_cli.config import registry, schema
 from attn_cli.data.batches import Data
 from attn_cli.errors import Refused
 from attn_cli.learning import checkpoints
 from attn_cli.models.build import build_model
+from attn_cli.models.model import GlimpseModel
 from attn_cli.runs import Run
 
 PREFIX = "model."  # of the learner's parameters that belong to the model
@@ -21,7 +21,7 @@ PREFIX = "model."  # of the learner's parameters that belong to the model
 class Restored:
     run: Run
     config: schema.Config
-    model: nn.Module
+    model: GlimpseModel
     data: Data
 
 
@@ -36,8 +36,10 @@ def restore(run: Run, checkpoint: str, device: torch.device) -> Restored:
     return Restored(run, config, model.to(device).eval(), data)
 
 
-def load_model(model: nn.Module, state: dict[str, torch.Tensor], source: object) -> None:
-    """Copy the model's part of a learner's state into a model; raises Refused, naming what differs, before anything is copied."""
+def load_model(model: GlimpseModel, state: dict[str, torch.Tensor], source: object) -> None:
+    """Copy the model's part of a learner's state into a model; raises Refused, naming what differs, before
+    anything is copied.
+    """
     own = {name.removeprefix(PREFIX): value for name, value in state.items() if name.startswith(PREFIX)}
     if not own:
         raise Refused(f"{source} holds no weights of a model: use another checkpoint.")

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.callbacks import Callback, Checkpoint
 
 from attn_cli.config import registry, schema
 from attn_cli.data.batches import Data
@@ -19,7 +20,6 @@ from attn_cli.devices import choose_device
 from attn_cli.errors import Refused
 from attn_cli.learning.checkpoints import VerifiedCheckpointIO
 from attn_cli.learning.compiling import compiler_found
-from attn_cli.learning.guards import Checkpoints, FiniteGuard, SignalGuard
 from attn_cli.learning.learner import Learner, RamLearner
 from attn_cli.learning.loader import EpochBatches
 from attn_cli.models.build import build_model
@@ -35,7 +35,9 @@ def make_learner(config: schema.Config, data: Data, device: torch.device) -> Lea
     model = build_model(config, data.info)
     learner = LEARNERS.get(config.model.name) or getattr(registry.load("model", config.model.name), "learner", None)
     if learner is None:
-        raise Refused(f"model={config.model.name} names no learner: give its class an attribute `learner`, such as RamLearner.")
+        raise Refused(
+            f"model={config.model.name} names no learner: give its class an attribute `learner`, such as RamLearner."
+        )
     return learner(model, config, data, compile_step=should_compile(config, data, device))
 
 
@@ -46,7 +48,9 @@ def should_compile(config: schema.Config, data: Data, device: torch.device) -> b
         return False
     if not compiler_found():
         if trainer.compile == "on":
-            raise Refused("trainer.compile=on needs a C++ compiler and none was found: install one or use trainer.compile=off.")
+            raise Refused(
+                "trainer.compile=on needs a C++ compiler and none was found: install one or use trainer.compile=off."
+            )
         print("No C++ compiler was found: training runs without torch.compile.")
         return False
     steps = trainer.epochs * data.steps_per_epoch(trainer.batch_size)
@@ -56,7 +60,9 @@ def should_compile(config: schema.Config, data: Data, device: torch.device) -> b
 
 @contextlib.contextmanager
 def precision(name: str) -> Iterator[None]:
-    """`bf16` multiplies matrices with bf16 operands (sums, weights and all else stay fp32); on a GPU autocast does so."""
+    """`bf16` multiplies matrices with bf16 operands (sums, weights and all else stay fp32); on a GPU autocast does
+    so.
+    """
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium" if name == "bf16" else "highest")
     try:
@@ -66,52 +72,51 @@ def precision(name: str) -> Iterator[None]:
 
 
 class Clock(Callback):
-    """Calls a function with the time at which each step starts."""
+    """Notes the time at which each step starts."""
 
-    def __init__(self, tick: Callable[[], None]):
-        self.tick = tick
+    def __init__(self, times: list[float]):
+        self.times = times
 
     def on_train_batch_start(self, *_: Any) -> None:
-        self.tick()
+        self.times.append(time.perf_counter())
 
 
 def fit(
     learner: Learner,
     config: schema.Config,
     data: Data,
+    callbacks: Sequence[Callback] = (),
     *,
-    folder: Path | None = None,
     resume: Path | None = None,
-    callbacks: list[Callback] | None = None,
     logger: Any = False,
-) -> Checkpoints | None:
-    """Train. With `folder`, checkpoints go there and signals end the run in order; without, nothing is written."""
-    trainer_config = config.trainer
-    finite = FiniteGuard(config.optimizer.clip)
-    all_callbacks: list[Callback] = [finite, *(callbacks or [])]
-    checkpoints = None
-    if folder is not None:
-        checkpoints = Checkpoints(folder, trainer_config.checkpoint_every, trainer_config.checkpoint_seconds, finite)
-        all_callbacks += [checkpoints, SignalGuard(checkpoints)]
+) -> None:
+    """Train, from the start or from a checkpoint; what is written is up to the callbacks."""
+    settings = config.trainer
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="pytorch_lightning")
         trainer = pl.Trainer(
-            accelerator="gpu" if choose_device(trainer_config.accelerator).type == "cuda" else "cpu",
-            devices=trainer_config.devices,
-            strategy=trainer_config.strategy,
-            max_epochs=trainer_config.epochs,
+            accelerator="gpu" if choose_device(settings.accelerator).type == "cuda" else "cpu",
+            devices=settings.devices,
+            strategy=settings.strategy,
+            max_epochs=settings.epochs,
             logger=logger,
-            callbacks=all_callbacks,
+            callbacks=[learner.finite, *callbacks],
             plugins=[VerifiedCheckpointIO(learner)],
-            enable_checkpointing=folder is not None,
+            enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
             enable_progress_bar=False,
             enable_model_summary=False,
             limit_val_batches=0,
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
         )
-        batches = EpochBatches(data, config.seed, trainer_config.batch_size, trainer_config.limit_train_steps)
-        with precision(trainer_config.precision):
+        batches = EpochBatches(
+            data,
+            config.seed,
+            settings.batch_size,
+            settings.limit_train_steps,
+            rank=trainer.global_rank,
+            world_size=trainer.world_size,
+        )
+        with precision(settings.precision):
             trainer.fit(learner, batches, ckpt_path=resume)
-    return checkpoints

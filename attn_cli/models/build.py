@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from torch import nn
-
 from attn_cli.config import registry, schema
 from attn_cli.data.batches import DataInfo
+from attn_cli.models.model import GlimpseModel
 
 
-def build_model(config: schema.Config, info: DataInfo) -> nn.Module:
+def build_model(config: schema.Config, info: DataInfo) -> GlimpseModel:
     """The model that `config.model.name` names, for the images and classes of a data set."""
     model_class = registry.load("model", config.model.name)
     return model_class(

@@ -1,19 +1,24 @@
 """Recurrent Models of Visual Attention. Mnih, Heess, Graves, Kavukcuoglu, 2014 (arXiv 1406.6247).
 
-Implemented: glimpse sensor and network, ReLU core (LSTM core as in section 4.2), location, action and baseline networks,
-Gaussian location policy with fixed variance, a policy over a grid of places (footnote 2), random glimpses (Table 1a).
+Implemented: glimpse sensor and network, ReLU core (LSTM core as in section 4.2), location, action and baseline
+networks, Gaussian location policy with fixed variance, a policy over a grid of places (footnote 2), random glimpses
+(Table 1a).
 
 Departures from the paper, and choices that it leaves open:
- 1. Linear(h) + Linear(g) is one linear map of the concatenation [h, g] (likewise [h_g, h_l]): the same functions, one bias instead of two.
- 2. The default objective takes M = 4 paths per image in training, the mean reward of the other three as the baseline, and the
-    probability of the true class as the reward: on validation data it learns several times faster per second than the
-    paper's own (`samples: 1, baseline: learned, reward: correct`). The policy gradient reaches the core, as in eq. 1;
-    `policy_gradient: detached` stops it at the location network. The baseline network never sends gradient into the core.
- 3. Samples are clamped to [-1, 1] to look; the log-density is that of the unclamped sample. The first location is uniform.
+ 1. Linear(h) + Linear(g) is one linear map of the concatenation [h, g] (likewise [h_g, h_l]): the same functions,
+    one bias instead of two.
+ 2. The default objective takes M = 4 paths per image in training, the mean reward of the other three as the
+    baseline, and the probability of the true class as the reward: on validation data it learns several times faster
+    per second than the paper's own (`samples: 1, baseline: learned, reward: correct`). The policy gradient reaches
+    the core, as in eq. 1; `policy_gradient: detached` stops it at the location network. The baseline network never
+    sends gradient into the core.
+ 3. Samples are clamped to [-1, 1] to look; the log-density is that of the unclamped sample. The first location is
+    uniform.
  4. `location_mean: tanh` squashes the mean; the paper's is linear, the default.
  5. The LSTM core starts with a forget-gate bias of 1.
 
-Legend: B images, M samples (paths) per image, R = M·B rows, N glimpses, K classes, D hidden, k scales, C channels, g width.
+Legend: B images, M samples (paths) per image, R = M·B rows, N glimpses, K classes, D hidden, k scales, C channels,
+g width.
 """
 
 from __future__ import annotations
@@ -28,6 +33,7 @@ from torch import Tensor, nn
 from attn_cli.config.schema import Glimpses, Ram, Scales
 from attn_cli.errors import Refused
 from attn_cli.glimpses.retina import Canvas, Retina
+from attn_cli.models.model import GlimpseModel
 
 
 @dataclass(frozen=True)
@@ -58,11 +64,17 @@ class GlimpseNetwork(nn.Module):
         return F.relu(self.combine(torch.cat([h_g, h_l], 1)))
 
 
-class RAM(nn.Module):
-    def __init__(self, config: Ram, glimpses: Glimpses, scales: Scales, *, channels: int, classes: int, background: int = 0):
+class RAM(GlimpseModel):
+    places: Tensor
+
+    def __init__(
+        self, config: Ram, glimpses: Glimpses, scales: Scales, *, channels: int, classes: int, background: int = 0
+    ):
         super().__init__()
         if config.policy == "grid" and config.grid**2 > 25:
-            raise Refused(f"model.grid={config.grid} gives more than 25 places, the most that the paper could learn; use 5 or less.")
+            raise Refused(
+                f"model.grid={config.grid} is more than 25 places, the most that the paper could learn: use at most 5."
+            )
         self.config = config
         self.glimpses = glimpses.count
         self.retina = Retina(glimpses.size, scales.count, channels, background)
@@ -93,7 +105,9 @@ class RAM(nn.Module):
         patches = self.retina.look(state.canvas, location)
         features = self.glimpse_network(patches.flatten(1).to(state.hidden.dtype), location)
         hidden, cell = self.think(state, features)
-        return replace(state, hidden=hidden, cell=cell, location=location, log_prob=log_prob, emitter=state.hidden, patches=patches)
+        return replace(
+            state, hidden=hidden, cell=cell, location=location, log_prob=log_prob, emitter=state.hidden, patches=patches
+        )
 
     def choose(self, state: State, noise_R2: Tensor, greedy: bool) -> tuple[Tensor, Tensor | None]:
         """The next location (R, 2) in [-1, 1] and its log-density (R,), None for locations that no policy chose."""
@@ -134,13 +148,16 @@ class RAM(nn.Module):
         return self.baseline_network(hidden.detach())[..., 0]
 
     def multiply_adds(self, training: bool = False) -> int:
-        """Multiply-adds of one path through an image by the closed form: forward, or forward and backward of a training step.
+        """Multiply-adds of one path through an image by the closed form: forward, or forward and backward of a
+        training step.
 
-        A layer costs its weight's size; its backward pass once more for the weight and, where gradient goes on, once more
-        for the input. The baseline network serves training only.
+        A layer costs its weight's size; its backward pass once more for the weight and, where gradient goes on,
+        once more for the input. The baseline network serves training only.
         """
         network = self.glimpse_network
-        first = network.what.weight.numel() + network.where.weight.numel()  # read pixels and locations: no gradient goes on
+        first = (
+            network.what.weight.numel() + network.where.weight.numel()
+        )  # read pixels and locations: no gradient goes on
         inner = network.combine.weight.numel() + self.core.weight.numel()
         answer, moves = self.action_network.weight.numel(), 0 if self.config.policy == "random" else self.glimpses - 1
         locate = moves * self.location_network.weight.numel()

@@ -1,7 +1,6 @@
 """One rollout for every model: `start`, N times `step`, then the heads → (logits, trace).
 
-Legend as in trace.py. A model offers `start(images, samples)`, `step(state, noise, greedy)`, `classify(hidden)`,
-`baseline(hidden)`; its state offers `hidden`, `location`, `log_prob`, `emitter`, `patches`.
+Legend as in trace.py.
 """
 
 from __future__ import annotations
@@ -9,8 +8,9 @@ from __future__ import annotations
 import hashlib
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from attn_cli.models.model import GlimpseModel
 from attn_cli.models.trace import Trace
 
 
@@ -25,7 +25,9 @@ def draw_noise(seed: int, step: int, shape: tuple[int, int, int], device: torch.
     return torch.randn(*shape, 2, generator=generator, device=device)
 
 
-def rollout(model: nn.Module, images_BCHW: Tensor, noise_MBN2: Tensor, greedy: bool = False, record: bool = False) -> tuple[Tensor, Trace]:
+def rollout(
+    model: GlimpseModel, images_BCHW: Tensor, noise_MBN2: Tensor, greedy: bool = False, record: bool = False
+) -> tuple[Tensor, Trace]:
     """Look N times at each image along M paths; returns logits (M, B, K) after the last glimpse, and the trace."""
     M, B, N, _ = noise_MBN2.shape
     state = model.start(images_BCHW, M)
@@ -45,5 +47,7 @@ def rollout(model: nn.Module, images_BCHW: Tensor, noise_MBN2: Tensor, greedy: b
         height, width = images_BCHW.shape[-2:]
         trace.step_logits = torch.stack([model.classify(s.hidden) for s in states], 1).view(M, B, N, -1)
         trace.patches = torch.stack([s.patches for s in states], 1).unflatten(0, (M, B))
-        trace.boxes = torch.stack([model.retina.boxes(s.location, height, width) for s in states], 1).unflatten(0, (M, B))
+        trace.boxes = torch.stack([model.retina.boxes(s.location, height, width) for s in states], 1).unflatten(
+            0, (M, B)
+        )
     return logits, trace

@@ -30,8 +30,9 @@ class Attn:
 
     def __call__(self, *words: str, code: int | None = 0) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
-            [sys.executable, "-m", "attn_cli", *words], cwd=self.folder, env=self.environment(), capture_output=True, text=True
-        )
+            [sys.executable, "-m", "attn_cli", *words],
+            cwd=self.folder, env=self.environment(), capture_output=True, text=True,
+        )  # fmt: skip
         assert code is None or done.returncode == code, f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done
 

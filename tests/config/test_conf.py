@@ -28,7 +28,7 @@ GROUPS = {
     "logger": dict.fromkeys(("csv", "tensorboard", "wandb", "mlflow", "none"), schema.Logger),
 }
 FLAT = {command.config_name: command.config for command in entry.HYDRA_COMMANDS.values() if command.name != "train"}
-EXPERIMENTS = choices(CONF, "experiment")
+EXPERIMENTS = [name for name in choices(CONF, "experiment") if name != "demo"]  # which is no cell of a paper
 
 # (arXiv 1406.6247, NIPS 2014) in % by table and glimpses; None where no number is at hand
 PUBLISHED = {

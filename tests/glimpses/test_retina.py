@@ -37,7 +37,13 @@ def look_naively(images, locations, size, scales, background):
 
 @pytest.mark.parametrize(
     ("channels", "height", "width", "size", "scales", "samples", "background"),
-    [(1, 28, 28, 8, 1, 1, 0), (3, 17, 30, 4, 3, 2, 0), (1, 20, 11, 6, 4, 1, 37), (2, 9, 9, 5, 1, 3, 255), (1, 3, 4, 8, 2, 1, 9)],
+    [
+        (1, 28, 28, 8, 1, 1, 0),
+        (3, 17, 30, 4, 3, 2, 0),
+        (1, 20, 11, 6, 4, 1, 37),
+        (2, 9, 9, 5, 1, 3, 255),
+        (1, 3, 4, 8, 2, 1, 9),
+    ],
 )
 def test_retina_equals_the_naive_loop(channels, height, width, size, scales, samples, background):
     generator = torch.Generator().manual_seed(3)

@@ -43,7 +43,9 @@ def test_a_sum_of_products_becomes_one_product(terms, products):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not compiler_found(), reason="torch.compile needs a C++ compiler")
-@pytest.mark.parametrize("changes", [{}, {"core": "lstm", "policy_gradient": "full", "samples": 2, "baseline": "leave_one_out"}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"core": "lstm", "policy_gradient": "full", "samples": 2, "baseline": "leave_one_out"}]
+)
 def test_compiled_loss_and_gradients_equal_the_eager_ones(changes):
     torch.manual_seed(0)
     config = Ram(hidden=32, glimpse_hidden=16, glimpse_features=24, **changes)

@@ -21,7 +21,9 @@ def test_hybrid_loss_by_hand():
     targets = torch.tensor([0, 0])
     log_probs = torch.tensor([[[-1.0, -2.0], [-3.0, -0.5]]])
     baselines = torch.tensor([[[0.5, 0.25], [0.5, 1.0]]])
-    losses = hybrid(logits, make_trace(log_probs, baselines, logits), targets, reinforce_weight=0.1, baseline_weight=2.0)
+    losses = hybrid(
+        logits, make_trace(log_probs, baselines, logits), targets, reinforce_weight=0.1, baseline_weight=2.0
+    )
     ce = (math.log(1 + math.exp(-2)) + math.log(1 + math.exp(1))) / 2
     first = -(-1.0 * 0.5 + -2.0 * 0.75)
     second = -(-3.0 * -0.5 + -0.5 * -1.0)

@@ -61,6 +61,7 @@ class Learner(pl.LightningModule):
         self.automatic_optimization = mode == "automatic"
         self.model = nn.Linear(2, 2)
         self.at, self.seen = at, seen
+        self.by_hand = False
         self.finite: Any = None
         self.val_error: float | None = None
 
@@ -101,7 +102,7 @@ class Learner(pl.LightningModule):
         self.seen.append(("validation", self.trainer.global_step, self.val_error))
 
     def on_train_epoch_end(self) -> None:
-        if self.trainer.val_dataloaders is None:  # the other way to validate: by hand, outside Lightning's loop
+        if self.by_hand:  # the other way to validate: by hand, outside Lightning's loop
             self.on_validation_epoch_start()
             self.validation_step((*Points().fixed("validation"), 0), 0)
             self.on_validation_epoch_end()
@@ -132,6 +133,7 @@ def train(
         draw(99 if resume else 1)
     seen: list[Any] = []
     learner = Learner(mode, at or {}, seen)
+    learner.by_hand = by_hand
     learner.finite = finite = FiniteGuard(clip=1.0)
     checkpoints = Checkpoints(folder / "checkpoints", every, seconds, finite)
     checkpoints.folder.mkdir(exist_ok=True)

@@ -14,9 +14,9 @@ from attn_cli.models.ram import RAM
 from attn_cli.models.rollout import draw_noise, rollout
 
 BASE = dict(
-    name="ram", core="relu", hidden=256, glimpse_hidden=128, glimpse_features=256, sigma=0.1, samples=1, baseline="learned",
-    reward="correct", discount=1.0, reinforce_weight=0.01, baseline_weight=1.0, policy_gradient="detached",
-    location_mean="linear", policy="gaussian", grid=5,
+    name="ram", core="relu", hidden=256, glimpse_hidden=128, glimpse_features=256, sigma=0.1, samples=1,
+    baseline="learned", reward="correct", discount=1.0, reinforce_weight=0.01, baseline_weight=1.0,
+    policy_gradient="detached", location_mean="linear", policy="gaussian", grid=5,
 )  # fmt: skip
 
 
@@ -26,7 +26,9 @@ def make(size=8, scales=1, glimpses=6, channels=1, classes=10, **changes) -> RAM
 
 
 def pictures(batch=5, channels=1, height=28, width=28):
-    return torch.randint(0, 256, (batch, channels, height, width), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    return torch.randint(
+        0, 256, (batch, channels, height, width), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)
+    )
 
 
 def run(model, images, samples=1, seed=0, **options):
@@ -169,7 +171,9 @@ def test_single_image_and_image_smaller_than_the_retina():
 @pytest.mark.parametrize("core", ["relu", "lstm"])
 def test_full_policy_gradient_matches_finite_differences(core):
     """The derivative of the sum of log-densities at fixed samples, along a random direction of the core's weights."""
-    model = make(core=core, policy_gradient="full", hidden=16, glimpse_hidden=8, glimpse_features=8, glimpses=3).double()
+    model = make(
+        core=core, policy_gradient="full", hidden=16, glimpse_hidden=8, glimpse_features=8, glimpses=3
+    ).double()
     images, noise = pictures(4), draw_noise(0, 0, (1, 4, 3)).double()
     _, trace = rollout(model, images, noise)
     samples = trace.locations.detach()
@@ -183,7 +187,9 @@ def test_full_policy_gradient_matches_finite_differences(core):
                 if t:
                     mean = model.location_network(state.hidden)
                     total = total - 0.5 * ((samples[0, :, t] - mean) / 0.1).square().sum()
-                features = model.glimpse_network(model.retina.look(state.canvas, samples[0, :, t]).flatten(1).double(), samples[0, :, t])
+                features = model.glimpse_network(
+                    model.retina.look(state.canvas, samples[0, :, t]).flatten(1).double(), samples[0, :, t]
+                )
                 hidden, cell = model.think(state, features)
                 state = type(state)(state.canvas, hidden, cell, samples[0, :, t])
             model.core.weight -= shift * direction
