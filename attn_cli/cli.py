@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from attn_cli import __version__
-from attn_cli.errors import Refused, nearest
+from attn_cli.errors import Refused, Terminated, nearest
 
 # name → (what it does, whether Hydra composes its configuration, words that may follow it)
 COMMANDS: dict[str, tuple[str, bool, tuple[str, ...]]] = {
@@ -42,10 +45,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     prog = f"attn {words[0]}" if words and words[0] in COMMANDS else "attn"
     try:
-        try:
-            return dispatch(words)
-        finally:
-            sys.stdout.flush()
+        with _orderly_sigterm():
+            try:
+                return dispatch(words)
+            finally:
+                sys.stdout.flush()
     except Refused as refused:
         if os.environ.get("ATTN_TRACEBACK") == "1":
             raise
@@ -54,9 +58,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"{prog}: interrupted.", file=sys.stderr)
         return 130
+    except Terminated:
+        print(f"{prog}: terminated.", file=sys.stderr)
+        return 143
     except BrokenPipeError:  # `attn train --cfg job | head` has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+
+
+@contextmanager
+def _orderly_sigterm() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():  # elsewhere Python allows no handlers
+        yield
+        return
+
+    def on_signal(number: int, frame: object) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, on_signal)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def dispatch(words: list[str]) -> int:

@@ -18,6 +18,13 @@ class Refused(Exception):
         self.exit_code = exit_code
 
 
+class Terminated(SystemExit):
+    """SIGTERM outside training: unwinds as Ctrl-C does, so that nothing half-written stays."""
+
+    def __init__(self) -> None:
+        super().__init__(143)
+
+
 def nearest(name: str, valid: Iterable[str]) -> str:
     """A clause that names the closest valid spellings: " Did you mean 'sigma'?" or the whole list if it is short."""
     names = sorted(map(str, valid))

@@ -1,9 +1,8 @@
 """`attn bench`: speed of the training step, in units that another machine can compare.
 
-For each shape: images/s; multiply-adds/s as a share of this machine's own matrix-product rate; the ratio to a
-plain step whose
-retina is cut image by image; what Lightning's loop adds; the time of one glimpse. Everything that is compared is
-measured in turns within one run, and medians are compared.
+For each shape: images/s; multiply-adds/s as a share of this machine's own matrix-product rate; the ratio to a plain
+step whose retina is cut image by image; what Lightning's loop adds; the time of one glimpse. Everything that is compared
+is measured in turns within one run, and medians are compared.
 """
 
 from __future__ import annotations
@@ -103,7 +102,9 @@ def run(config: schema.Bench) -> list[dict[str, Any]]:
 
 
 def measure_shape(shape: Shape, config: schema.Bench, device: torch.device, use_compile: bool) -> dict[str, Any]:
+    paper = schema.Ram(samples=1, baseline="learned", reward="correct")
     settings = schema.Config(
+        model=paper if config.samples == 1 else schema.Ram(samples=config.samples),
         data=schema.Scenes(height=shape.height, width=shape.width),
         glimpses=schema.Glimpses(shape.glimpses, shape.size),
         scales=schema.Scales(shape.scales),
@@ -118,9 +119,10 @@ def measure_shape(shape: Shape, config: schema.Bench, device: torch.device, use_
     seconds = in_turns({"step": step, "product": product, "glimpse": glimpse}, config.seconds, device)
     slow = in_turns({"step": step, "reference": reference}, config.seconds, device)
     loop = lightning_step(settings, data, learner, step, device)
-    adds = learner.model.multiply_adds(training=True) * config.batch_size
+    adds = learner.model.multiply_adds(training=True) * config.samples * config.batch_size
     row = {
         "shape": str(shape),
+        "samples": config.samples,
         "threads": config.threads,
         "device": str(device),
         "compiled": use_compile,

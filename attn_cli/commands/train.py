@@ -11,7 +11,7 @@ from typing import Any
 from attn_cli.config import registry, schema
 from attn_cli.data.batches import Data
 from attn_cli.devices import choose_device, set_threads
-from attn_cli.errors import Refused
+from attn_cli.errors import Refused, Terminated
 from attn_cli.inference.monte_carlo import evaluate
 from attn_cli.learning.checkpoints import load, newest_valid
 from attn_cli.learning.guards import Checkpoints, SignalGuard, Stopped, explain_oom
@@ -75,10 +75,18 @@ def _train(
     if config.logger.name != "none":
         learner.listeners.append(metrics.add)
     if logger:
-        learner.listeners.append(lambda row: logger.log_metrics({k: v for k, v in row.items() if v is not None}, row["step"]))
-    learner.listeners += [progress.epoch, lambda row: folder.set_status("running", epoch=row["epoch"], step=row["step"])]
-    settings = config.trainer
-    checkpoints = Checkpoints(folder.checkpoints, settings.checkpoint_every, settings.checkpoint_seconds, learner.finite)
+
+        def log(row: dict[str, Any]) -> None:
+            logger.log_metrics({key: value for key, value in row.items() if value is not None}, row["step"])
+
+        learner.listeners.append(log)
+
+    def keep_status(row: dict[str, Any]) -> None:
+        folder.set_status("running", epoch=row["epoch"], step=row["step"])
+
+    learner.listeners += [progress.epoch, keep_status]
+    every, seconds = config.trainer.checkpoint_every, config.trainer.checkpoint_seconds
+    checkpoints = Checkpoints(folder.checkpoints, every, seconds, learner.finite)
     with SignalGuard(checkpoints) as signals:
         try:
             fit(learner, config, data, [progress, checkpoints, signals], resume=resume, logger=logger)
@@ -129,8 +137,12 @@ def _evaluated(folder: Run, config: schema.Config, data: Data, learner: Learner,
 
 def _record(folder: Run, learner: Learner, error: BaseException) -> None:
     """Say in status.json how the run ended."""
-    status = error.status if isinstance(error, Stopped) else "failed"
-    if isinstance(error, KeyboardInterrupt):
+    status = "failed"
+    if isinstance(error, Stopped):
+        status = error.status
+    elif isinstance(error, KeyboardInterrupt):
         status = "interrupted"
+    elif isinstance(error, Terminated):
+        status = "terminated"
     message = str(error) if isinstance(error, Refused) else "".join(traceback.format_exception_only(error)).strip()
     folder.set_status(status, message)

@@ -2,14 +2,13 @@
 
 Mnih et al. 2014 (arXiv 1406.6247), section 4, "Retina and location encodings".
 
-Legend: B images, R rows (one path of one image; R = M·B, row m·B + b looks at image b), C channels, H × W image, k
-scales, g width of the finest patch in pixels, s = g·2^(k−1) width of the coarsest.
+Legend: B images, R rows (one path of one image; R = M·B, row m·B + b looks at image b), C channels, H × W image,
+k scales, g width of the finest patch in pixels, s = g·2^(k−1) width of the coarsest.
 
-Why it looks like this. The coarsest patch contains all others and their pixel grids are aligned, so one s × s window
-is copied per row and halved k − 1 times; the centre of each halving is the next patch. The cost of a glimpse
-therefore depends on
-s and never on the image. The copy is an `index_select` on an overlapping view (row i of the view is the window
-that starts at pixel i), which copies contiguous runs; gathering pixel by pixel is some thirty times slower on a CPU.
+Why it looks like this. The coarsest patch contains all others and their pixel grids are aligned, so one s × s window is
+copied per row and halved k − 1 times; the centre of each halving is the next patch. The cost of a glimpse therefore
+depends on s and never on the image. The copy is an `index_select` on an overlapping view (row i of the view is the
+window that starts at pixel i), which copies contiguous runs; gathering pixel by pixel is thirty times slower on a CPU.
 """
 
 from __future__ import annotations
@@ -26,9 +25,7 @@ from attn_cli.errors import Refused
 # Operators of their own, so that a compiled step calls them as they are: as loops over pixels they would be far slower.
 @torch.library.custom_op("attn::windows", mutates_args=())
 def windows(images: Tensor, first: Tensor, size: int) -> Tensor:
-    """Copy size × size windows out of contiguous planes (…, H, W); `first`: flat offsets of their top left
-    pixels.
-    """
+    """Copy size × size windows out of contiguous planes (…, H, W); `first`: flat offsets of their top left pixels."""
     width = images.shape[-1]
     flat = images.view(-1)
     count = flat.numel() - (size - 1) * (width + 1)  # windows that lie wholly inside the buffer
@@ -73,7 +70,7 @@ class Retina:
     def __post_init__(self) -> None:
         if self.scales > 1 and self.size % 2:
             raise Refused(
-                f"glimpses.size={self.size} is odd: {self.scales} scales need patches of an even width to share a centre."
+                f"glimpses.size={self.size} is odd: {self.scales} scales need an even width to share a centre."
             )
 
     @property

@@ -1,14 +1,11 @@
 """torch.compile for the training step, and two graph passes that a rollout needs.
 
-A rollout uses the same weights N times, so its backward pass is a sum of N small products per weight, ΣₜGₜᵀXₜ.
-`merge_products`
-turns each such sum into one product of the concatenations: longer inner dimension, no N − 1 passes over the
-accumulator. The result differs from the eager one by the order of additions only.
+A rollout uses the same weights N times, so its backward pass is a sum of N small products per weight, Σₜ GₜᵀXₜ.
+`merge_products` turns each such sum into one product of the concatenations: a longer inner dimension, and no N − 1
+passes over the accumulator. The result differs from the eager one by the order of additions only.
 
-`save_operands` tells the partitioner to keep what matrix products read (their backward pass needs it anyway) and
-to recompute the
-element-wise rest from it. Left alone it keeps ReLU masks as bools, which CPU loops handle slowly; told to
-recompute all, it would look twice.
+Left alone, the partitioner keeps ReLU masks for the backward pass as bools, which CPU loops handle slowly, so it is
+told to recompute whatever is element-wise. It would then also look a second time: `save_windows` forbids that.
 """
 
 from __future__ import annotations

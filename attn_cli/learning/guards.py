@@ -278,7 +278,7 @@ class SignalGuard(Checkpoint):
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if not self._training:
-            raise self._stopped(number, "The command was stopped outside training; a run that trained is kept")
+            raise self._stopped(number, "The command was stopped outside training")
         if self.signal is not None and number == signal.SIGINT:
             raise self._stopped(number, "Training was interrupted at once")
         if self.signal is None:
@@ -287,9 +287,13 @@ class SignalGuard(Checkpoint):
             print(f"Stopping after this step, with a checkpoint{again}.", file=sys.stderr, flush=True)
 
     def _stopped(self, number: int, what: str) -> Stopped:
-        run = self.checkpoints.folder.parent
+        folder = self.checkpoints.folder
         status = "terminated" if number == signal.SIGTERM else "interrupted"
-        return Stopped(f"{what}: continue with `attn train resume={run}`.", 128 + int(number), status)
+        resumable = folder.is_dir() and any(folder.glob("*.ckpt"))
+        advice = f"continue with `attn train resume={folder.parent}`"
+        if not resumable:
+            advice = f"{folder.parent} has no checkpoint to continue from, start a new run"
+        return Stopped(f"{what}: {advice}.", 128 + int(number), status)
 
     def _stop(self, trainer: pl.Trainer) -> None:
         self.checkpoints.save(trainer)

@@ -1,9 +1,8 @@
 """The LightningModule that every model shares, and the one for RAM.
 
-A learner wraps a model and names its objective; the mathematics is in `objectives`. Batches come as (images,
-labels, epoch,
-step) from `EpochBatches`; a training step makes no host-device sync: the numbers for the log are added up on the
-device.
+A learner wraps a model and names its objective; the mathematics is in `objectives`. Batches come as (images, labels,
+epoch, step) from `EpochBatches`. A training step makes no host-device sync on a GPU: the numbers for the log are added
+up on the device, and the guard against non-finite numbers reads its flags only now and then.
 """
 
 from __future__ import annotations

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import random
 import time
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, Checkpoint
@@ -31,7 +33,7 @@ FEW_ROWS = 256  # paths in a batch: beyond, a CPU spends its time in matrix prod
 
 def make_learner(config: schema.Config, data: Data, device: torch.device) -> Learner:
     """Model and objective; weights are drawn from the run's seed on the CPU."""
-    torch.manual_seed(config.seed)
+    seed_everything(config.seed)
     model = build_model(config, data.info)
     learner = LEARNERS.get(config.model.name) or getattr(registry.load("model", config.model.name), "learner", None)
     if learner is None:
@@ -39,6 +41,13 @@ def make_learner(config: schema.Config, data: Data, device: torch.device) -> Lea
             f"model={config.model.name} names no learner: give its class an attribute `learner`, such as RamLearner."
         )
     return learner(model, config, data, compile_step=should_compile(config, data, device))
+
+
+def seed_everything(seed: int) -> None:
+    """Seed all global random generators: checkpoints hold their states, so those must depend on nothing but the run."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
 
 
 def should_compile(config: schema.Config, data: Data, device: torch.device) -> bool:

@@ -1,0 +1,62 @@
+"""`attn bench` measures something real: the figures agree with each other and with the closed form."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from attn_cli.commands import bench
+from attn_cli.config import schema
+from attn_cli.errors import Refused
+
+
+@pytest.fixture
+def small(tmp_path):
+    before = torch.get_num_threads()
+    yield schema.Bench(
+        output=str(tmp_path / "bench.json"), shapes=("28x28",), batch_size=16, threads=1, seconds=0.2, compile="off"
+    )
+    torch.set_num_threads(before)
+
+
+def test_figures_agree_with_each_other(small, capsys):
+    (row,) = bench.run(small)
+    assert json.loads(open(small.output).read()) == [row]
+    assert {"shape", "images_per_second", "sgemm_share", "ratio_to_reference", "lightning_share"} <= set(row)
+    assert row["images_per_second"] == pytest.approx(16 / (row["step_ms"] / 1000))
+    # 6 glimpses: what and where twice (no gradient goes on), combine and core three times; see RAM.multiply_adds
+    adds = 6 * (2 * (64 * 128 + 2 * 128) + 3 * (256 * 256 + 512 * 256)) + 5 * 256 * (3 * 2 + 2) + 3 * 2560
+    assert row["multiply_adds_per_second"] == pytest.approx(row["images_per_second"] * adds)
+    assert 0 < row["sgemm_share"] < 1
+    assert "of sgemm" in capsys.readouterr().out
+
+
+def test_the_loop_reference_is_slower(small):
+    (row,) = bench.run(small)
+    assert row["ratio_to_reference"] > 1.2
+
+
+def test_a_missing_output_folder_is_refused_before_anything_is_measured(small, tmp_path):
+    with pytest.raises(Refused, match="does not exist"):
+        bench.run(schema.Bench(output=str(tmp_path / "no" / "bench.json"), shapes=small.shapes))
+
+
+@pytest.mark.parametrize("policy_gradient", ["detached", "full"])
+def test_training_multiply_adds_against_torch(policy_gradient):
+    """Torch counts the same products in forward and backward of a real step."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from attn_cli.learning.objectives import hybrid
+    from attn_cli.models.ram import RAM
+    from attn_cli.models.rollout import draw_noise, rollout
+
+    config = schema.Ram(samples=1, baseline="learned", policy_gradient=policy_gradient)
+    model = RAM(config, schema.Glimpses(4, 8), schema.Scales(2), channels=1, classes=10)
+    images = torch.randint(0, 256, (2, 1, 28, 28), dtype=torch.uint8)
+    with FlopCounterMode(display=False) as counter:
+        logits, trace = rollout(model, images, draw_noise(0, 0, (1, 2, 4)))
+        hybrid(logits, trace, torch.tensor([0, 1])).total.backward()
+    # The first step's hidden state is a constant: its gradient is not needed, and autograd still computes it.
+    assert counter.get_total_flops() / 2 / 2 == pytest.approx(model.multiply_adds(training=True), rel=1e-3)
