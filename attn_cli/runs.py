@@ -52,7 +52,7 @@ def replacing(path: Path, keep_as: Path | None = None) -> Iterator[IO[bytes]]:
                 file.flush()
                 os.fsync(file.fileno())
             if keep_as is not None and path.exists():
-                os.replace(path, keep_as)
+                _keep(path, keep_as)
             os.replace(temporary, path)
         except BaseException:
             with contextlib.suppress(OSError):
@@ -63,6 +63,15 @@ def replacing(path: Path, keep_as: Path | None = None) -> Iterator[IO[bytes]]:
         reason = error.strerror or str(error)
         kept = "; what was there before is unchanged" if path.exists() else ""
         raise Refused(f"{path} could not be written ({reason}): make room or choose another folder{kept}.") from error
+
+
+def _keep(path: Path, keep_as: Path) -> None:
+    """Give the file a second name in place of what has that name; `path` itself is there all the time."""
+    keep_as.unlink(missing_ok=True)
+    try:
+        os.link(path, keep_as)
+    except OSError:  # a file system without hard links
+        os.replace(path, keep_as)
 
 
 def remove_stale(path: Path) -> None:

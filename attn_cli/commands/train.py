@@ -8,15 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from attn_cli.config import registry, schema
-from attn_cli.data.batches import Data
+from attn_cli.config import schema
+from attn_cli.data.batches import Data, open_data
 from attn_cli.devices import choose_device, set_threads
 from attn_cli.errors import Refused, Terminated
 from attn_cli.inference.monte_carlo import evaluate
 from attn_cli.learning.checkpoints import load, newest_valid
 from attn_cli.learning.guards import Checkpoints, SignalGuard, Stopped, explain_oom
 from attn_cli.learning.learner import Learner
-from attn_cli.learning.reporting import MetricsFile, ProgressReport, make_logger
+from attn_cli.learning.reporting import MetricsFile, ProgressReport, check_logger, make_logger
 from attn_cli.learning.restore import load_model
 from attn_cli.learning.training import fit, make_learner
 from attn_cli.pictures import tables
@@ -34,13 +34,14 @@ def run(config: schema.Config) -> dict[str, Any]:
         resume = newest_valid(folder.checkpoints)
     threads = set_threads(config.trainer.threads)
     device = choose_device(config.trainer.accelerator)
-    data: Data = registry.load("data", config.data.name)(config.data).to(device)
+    check_logger(config.logger)
+    data = open_data(config.data).to(device)
     learner = make_learner(config, data, device)
     if resume is None:
         folder = create(config)
-    folder.set_status("running")
-    print(f"Run folder: {folder.path}", flush=True)
     try:
+        folder.set_status("running")
+        print(f"Run folder: {folder.path}", flush=True)
         result = _train(folder, config, data, learner, resume, threads)
     except BaseException as error:
         _record(folder, learner, error)

@@ -42,6 +42,14 @@ class Stopped(Refused):
         self.status = status
 
 
+class _AtOnce(BaseException):
+    """On its way from a signal handler to the end of SignalGuard's block; libraries catch every Exception and go on."""
+
+    def __init__(self, number: int, what: str):
+        super().__init__(number, what)
+        self.number, self.what = number, what
+
+
 class FiniteGuard(Callback):
     """Stops before the optimiser step when the loss or a gradient is not finite; clips the gradient norm on the way.
 
@@ -270,6 +278,8 @@ class SignalGuard(Checkpoint):
         if threading.current_thread() is threading.main_thread():
             for number, handler in self._before.items():
                 signal.signal(number, handler)
+        if isinstance(error, _AtOnce):
+            raise self._stopped(error.number, error.what) from None
 
     def _install(self) -> None:
         if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handlers
@@ -278,9 +288,9 @@ class SignalGuard(Checkpoint):
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if not self._training:
-            raise self._stopped(number, "The command was stopped outside training")
+            raise _AtOnce(number, "The command was stopped outside training")
         if self.signal is not None and number == signal.SIGINT:
-            raise self._stopped(number, "Training was interrupted at once")
+            raise _AtOnce(number, "Training was interrupted at once")
         if self.signal is None:
             self.signal = number
             again = "; Ctrl-C again stops at once" if number == signal.SIGINT else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from pytorch_lightning.callbacks import Callback
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from attn_cli.config import schema
 from attn_cli.errors import Refused
 from attn_cli.runs import write_atomically
 
@@ -91,25 +93,24 @@ class ProgressReport(Callback):
             self.bar.stop()
 
 
-def make_logger(config: Any, folder: Path) -> Any:
-    """The Lightning logger of `logger=tensorboard|wandb|mlflow`, or False; raises Refused where its package is
-    absent.
-    """
-    from pytorch_lightning import loggers
-
-    makers = {
-        "tensorboard": lambda: loggers.TensorBoardLogger(folder, name="tensorboard", version=""),
-        "wandb": lambda: loggers.WandbLogger(project=config.project, name=folder.name, save_dir=folder, offline=False),
-        "mlflow": lambda: loggers.MLFlowLogger(
-            experiment_name=config.project, run_name=folder.name, tracking_uri=f"file:{folder.resolve() / 'mlruns'}"
-        ),
-    }
-    if config.name not in makers:
-        return False
-    try:
-        return makers[config.name]()
-    except ModuleNotFoundError as error:
+def check_logger(config: schema.Logger) -> None:
+    """Raises Refused, before a run folder is made, if the package of a logger is not installed."""
+    if config.name in ("tensorboard", "wandb", "mlflow") and find_spec(config.name) is None:
         raise Refused(
             f"logger={config.name} needs a package that is not installed: "
-            f"run `pip install attn-cli[{config.name}]` or use logger=csv."
-        ) from error
+            f"run `pip install {config.name}` or use logger=csv."
+        )
+
+
+def make_logger(config: schema.Logger, folder: Path) -> Any:
+    """The Lightning logger of `logger=tensorboard|wandb|mlflow`, or False."""
+    from pytorch_lightning import loggers
+
+    if config.name == "tensorboard":
+        return loggers.TensorBoardLogger(folder, name="tensorboard", version="")
+    if config.name == "wandb":
+        return loggers.WandbLogger(project=config.project, name=folder.name, save_dir=folder)
+    if config.name == "mlflow":
+        uri = f"file:{folder.resolve() / 'mlruns'}"
+        return loggers.MLFlowLogger(experiment_name=config.project, run_name=folder.name, tracking_uri=uri)
+    return False

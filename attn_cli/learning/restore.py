@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from attn_cli.config import registry, schema
-from attn_cli.data.batches import Data
+from attn_cli.config import schema
+from attn_cli.data.batches import Data, open_data
 from attn_cli.errors import Refused
 from attn_cli.learning import checkpoints
 from attn_cli.models.build import build_model
@@ -30,7 +30,7 @@ def restore(run: Run, checkpoint: str, device: torch.device) -> Restored:
     config = run.config()
     path = run.checkpoint(checkpoint)
     state = checkpoints.load(path)["state_dict"]
-    data: Data = registry.load("data", config.data.name)(config.data).to(device)
+    data = open_data(config.data).to(device)
     model = build_model(config, data.info)
     load_model(model, state, path)
     return Restored(run, config, model.to(device).eval(), data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ def small(tmp_path):
 
 def test_figures_agree_with_each_other(small, capsys):
     (row,) = bench.run(small)
-    assert json.loads(open(small.output).read()) == [row]
+    assert json.loads(Path(small.output).read_text()) == [row]
     assert {"shape", "images_per_second", "sgemm_share", "ratio_to_reference", "lightning_share"} <= set(row)
     assert row["images_per_second"] == pytest.approx(16 / (row["step_ms"] / 1000))
     # 6 glimpses: what and where twice (no gradient goes on), combine and core three times; see RAM.multiply_adds

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
@@ -188,11 +189,12 @@ def test_killed_at_any_file_event_old_or_new_loads(tmp_path: Path) -> None:
 
     new = training(example(2.0), 2)
     total = count_file_events(fresh("whole") / "last.ckpt", new, None)
-    assert total >= 5  # list, open, two renames, open the folder
+    assert total >= 5  # list, open, link, rename, open the folder
     for n in range(1, total + 1):
         folder = fresh(str(n))
         count_file_events(folder / "last.ckpt", new, n)
         survivor = load(newest_valid(folder, log=pytest.fail))
+        assert (folder / "last.ckpt").exists()
         assert same(training(example(1.0), 1), survivor) or same(new, survivor)
         save(folder / "last.ckpt", new)  # the next save works and tidies up
         assert {p.name for p in folder.iterdir()} <= {"last.ckpt", "previous.ckpt"}
@@ -239,12 +241,27 @@ def test_synced_before_the_rename_and_the_folder_after(path: Path, monkeypatch) 
         calls.append(f"replace {Path(target).name}")
         real(source, target)
 
+    def link(source: Any, target: Any, real=os.link) -> None:
+        calls.append(f"link {Path(target).name}")
+        real(source, target)
+
     monkeypatch.setattr(os, "fsync", fsync)
     monkeypatch.setattr(os, "replace", replace)
+    monkeypatch.setattr(os, "link", link)
     save(path, {"a": torch.zeros(1000)}, keep_as=path.with_name("previous.ckpt"))
     size = path.stat().st_size
-    expected = [f"fsync {size} bytes in {path.parent}", "replace previous.ckpt", "replace last.ckpt", "fsync folder"]
+    expected = [f"fsync {size} bytes in {path.parent}", "link previous.ckpt", "replace last.ckpt", "fsync folder"]
     assert calls == expected
+
+
+def test_previous_is_kept_where_there_are_no_hard_links(path: Path, monkeypatch) -> None:
+    def link(source: Any, target: Any) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", link)
+    for value in (1, 2, 3):
+        save(path, {"a": value}, keep_as=path.with_name("previous.ckpt"))
+    assert load(path) == {"a": 3} and load(path.with_name("previous.ckpt")) == {"a": 2}
 
 
 # Row 3: disk full.

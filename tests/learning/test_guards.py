@@ -289,6 +289,14 @@ def test_signals_outside_training_stop_at_once(tmp_path: Path) -> None:
     assert [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)] == before
 
 
+def test_no_library_swallows_a_signal(tmp_path: Path) -> None:
+    with pytest.raises(Stopped), SignalGuard(Checkpoints(tmp_path / "checkpoints")):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except Exception as error:  # as Module.load_state_dict does around each copy
+            raise RuntimeError("While copying") from error
+
+
 def test_guard_in_a_thread_leaves_the_signals_alone(tmp_path: Path) -> None:
     before = signal.getsignal(signal.SIGINT)
     errors: list[BaseException] = []
