@@ -55,12 +55,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"{prog}: {refused}", file=sys.stderr)
         return refused.exit_code
-    except KeyboardInterrupt:
-        print(f"{prog}: interrupted.", file=sys.stderr)
-        return 130
     except Terminated:
         print(f"{prog}: terminated.", file=sys.stderr)
         return 143
+    except KeyboardInterrupt:
+        print(f"{prog}: interrupted.", file=sys.stderr)
+        return 130
     except BrokenPipeError:  # `attn train --cfg job | head` has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141

@@ -18,11 +18,11 @@ class Refused(Exception):
         self.exit_code = exit_code
 
 
-class Terminated(SystemExit):
-    """SIGTERM outside training: unwinds as Ctrl-C does, so that nothing half-written stays."""
+class Terminated(KeyboardInterrupt):
+    """SIGTERM outside training: unwinds as Ctrl-C does, so that nothing half-written stays.
 
-    def __init__(self) -> None:
-        super().__init__(143)
+    A KeyboardInterrupt, because CPython's compiler, which runs when a module is imported, drops any other exception.
+    """
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

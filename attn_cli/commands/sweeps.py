@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from attn_cli import runs
-from attn_cli.errors import Refused
+from attn_cli.errors import Refused, Terminated
 
 STOPPED = (130, 143)  # exit codes after Ctrl-C and SIGTERM: they end the whole sweep, any other code one job
 RESULTS = ("val_error", "test_error", "seconds")
@@ -54,7 +54,7 @@ def run_job(folder: Path, number: int, overrides: Sequence[str], run: Callable[[
         if isinstance(result, Mapping):
             record.update(run=str(result.get("run", "")), result={key: result[key] for key in RESULTS if key in result})
     except KeyboardInterrupt as error:
-        record.update(status="interrupted", message="interrupted")
+        record.update(status="interrupted", message="terminated" if isinstance(error, Terminated) else "interrupted")
         stop = error
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else 0 if error.code is None else 1
@@ -97,7 +97,7 @@ def finish(folder: Path, ended: BaseException | None = None) -> int:
         print(f"{len(unfinished)} of {len(jobs)} jobs did not finish; their status files tell why.", file=sys.stderr)
     print(f"Sweep folder: {folder}")
     if isinstance(ended, KeyboardInterrupt):
-        return 130
+        return 143 if isinstance(ended, Terminated) else 130
     if isinstance(ended, SystemExit) and isinstance(ended.code, int) and ended.code:
         return ended.code
     return 1 if unfinished or ended else 0

@@ -142,8 +142,6 @@ def _record(folder: Run, learner: Learner, error: BaseException) -> None:
     if isinstance(error, Stopped):
         status = error.status
     elif isinstance(error, KeyboardInterrupt):
-        status = "interrupted"
-    elif isinstance(error, Terminated):
-        status = "terminated"
+        status = "terminated" if isinstance(error, Terminated) else "interrupted"
     message = str(error) if isinstance(error, Refused) else "".join(traceback.format_exception_only(error)).strip()
     folder.set_status(status, message)
