@@ -5,30 +5,11 @@ Legend as in trace.py; R = M·B rows, row m·B + b is path m of image b; D hidde
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor, nn
 
 from attn_cli.glimpses.retina import Retina
-
-
-class PathState(Protocol):
-    """What a rollout reads of a model's state after each step; a model adds what it needs itself."""
-
-    @property
-    def hidden(self) -> Tensor: ...  # (R, D) what the answer is read from
-
-    @property
-    def location(self) -> Tensor | None: ...  # (R, 2) of the latest glimpse
-
-    @property
-    def log_prob(self) -> Tensor | None: ...  # (R,) of that location; None where no policy chose it
-
-    @property
-    def emitter(self) -> Tensor | None: ...  # (R, D) the state that chose it
-
-    @property
-    def patches(self) -> Tensor | None: ...  # (R, k, C, g, g) what was seen there
 
 
 class GlimpseModel(nn.Module):
@@ -42,7 +23,12 @@ class GlimpseModel(nn.Module):
         raise TypeError(f"{type(self).__name__} has no start")
 
     def step(self, state: Any, noise_R2: Tensor, greedy: bool = False) -> Any:
-        """Choose a location, look there, think; `greedy` takes the mean location instead of a sample."""
+        """Choose a location, look there, think; `greedy` takes the mean location instead of a sample.
+
+        The new state has `hidden` (R, D), what the answer is read from; `location` (R, 2) of the glimpse; `log_prob` (R,)
+        of that location and `emitter` (R, D), the state that chose it; `patches` (R, k, C, g, g), what was seen. Log_prob
+        is None where no policy chose the location.
+        """
         raise TypeError(f"{type(self).__name__} has no step")
 
     def classify(self, hidden: Tensor) -> Tensor:

@@ -8,8 +8,9 @@ Departures from the paper, and choices that it leaves open:
  1. Linear(h) + Linear(g) is one linear map of the concatenation [h, g] (likewise [h_g, h_l]): the same functions,
     one bias instead of two.
  2. The default objective takes M = 4 paths per image in training, the mean reward of the other three as the
-    baseline, and the probability of the true class as the reward: on validation data it learns several times faster
-    per second than the paper's own (`samples: 1, baseline: learned, reward: correct`). The policy gradient reaches
+    baseline, and the probability of the true class as the reward. The paper's own is `samples: 1, baseline: learned,
+    reward: correct`. Validation error on cluttered 60×60, one core: 12.7 % after 187 s (6 epochs) against 23.8 % of
+    the paper's, λ 0.03, after 199 s (18 epochs), each with its one-cycle schedule run out. The policy gradient reaches
     the core, as in eq. 1; `policy_gradient: detached` stops it at the location network. The baseline network never
     sends gradient into the core.
  3. Samples are clamped to [-1, 1] to look; the log-density is that of the unclamped sample. The first location is
