@@ -219,7 +219,7 @@ def in_turns(functions: dict[str, Callable[[], None]], seconds: float, device: t
 def lightning_step(
     settings: schema.Config, data: SyntheticData, learner: RamLearner, step: Callable[[], None], device: torch.device
 ) -> float:
-    """Seconds that Lightning's loop and the guard against non-finite numbers add to a step, in turns with the plain loop.
+    """Seconds that Lightning's loop and the guard against non-finite numbers add to a step of the plain loop.
 
     The callbacks of `attn train` that write (progress, checkpoints, signals) are not in it.
     """

@@ -25,9 +25,9 @@ class GlimpseModel(nn.Module):
     def step(self, state: Any, noise_R2: Tensor, greedy: bool = False) -> Any:
         """Choose a location, look there, think; `greedy` takes the mean location instead of a sample.
 
-        The new state has `hidden` (R, D), what the answer is read from; `location` (R, 2) of the glimpse; `log_prob` (R,)
-        of that location and `emitter` (R, D), the state that chose it; `patches` (R, k, C, g, g), what was seen. Log_prob
-        is None where no policy chose the location.
+        The new state has `hidden` (R, D), what the answer is read from; `location` (R, 2) of the glimpse; `log_prob`
+        (R,) of that location, None where no policy chose it; `emitter` (R, D), the state that chose it; `patches`
+        (R, k, C, g, g), what was seen.
         """
         raise TypeError(f"{type(self).__name__} has no step")
 
