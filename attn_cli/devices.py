@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
+
 import torch
 
 from attn_cli.errors import Refused
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 
 
 def choose_device(name: str) -> torch.device:
@@ -18,8 +22,16 @@ def choose_device(name: str) -> torch.device:
     return torch.device("cuda")
 
 
-def set_threads(threads: int | None) -> int:
-    """CPU threads of this process; None leaves what torch found. Returns the number in force."""
+def prepare_cpu(threads: int | None) -> int:
+    """Set the CPU threads of this process (None leaves what torch found) and return the number in force; have memory
+    that is freed kept for the next step.
+    """
     if threads is not None:
         torch.set_num_threads(threads)
+    try:  # of glibc: without it every large tensor costs a page fault per 4 KiB
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_MMAP_THRESHOLD, 1 << 30)
+        mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
+    except (OSError, AttributeError, TypeError):  # another C library
+        pass
     return torch.get_num_threads()

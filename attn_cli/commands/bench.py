@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,11 +21,13 @@ from torch import Tensor
 
 from attn_cli.config import schema
 from attn_cli.data.batches import DataInfo
-from attn_cli.devices import choose_device
+from attn_cli.devices import choose_device, prepare_cpu
 from attn_cli.errors import Refused
 from attn_cli.glimpses.reference import LoopRetina
 from attn_cli.learning.compiling import compiler_found
+from attn_cli.learning.guards import Checkpoints, FiniteGuard, SignalGuard
 from attn_cli.learning.learner import RamLearner
+from attn_cli.learning.reporting import ProgressReport
 from attn_cli.learning.training import Clock, fit
 from attn_cli.models.build import build_model
 from attn_cli.runs import write_atomically
@@ -87,7 +90,7 @@ def run(config: schema.Bench) -> list[dict[str, Any]]:
     """Measure, print, write; returns the rows."""
     if config.output is not None and not Path(config.output).absolute().parent.is_dir():
         raise Refused(f"output={config.output} is in a folder that does not exist.")
-    torch.set_num_threads(config.threads)
+    prepare_cpu(config.threads)
     device = choose_device(config.device)
     if config.compile == "on" and not compiler_found():
         raise Refused("compile=on needs a C++ compiler and none was found; install one or use compile=off.")
@@ -151,17 +154,19 @@ def make_learner(
 
 
 def training_step(learner: RamLearner, data: SyntheticData) -> Callable[[], None]:
-    """Noise, forward, backward, clipping, optimiser and schedule, as a plain loop would do them."""
+    """Noise, forward, backward, guard and clipping, optimiser and schedule, as a plain loop would do them."""
     made = learner.configure_optimizers()
     optimiser, schedule, count = made["optimizer"], made["lr_scheduler"]["scheduler"], iter(range(10**9))
-    parameters = [p for group in optimiser.param_groups for p in group["params"]]
     schedule.total_steps = 10**9
+    guard = FiniteGuard(CLIP)
+    guard.watch(learner)
 
     def step() -> None:
-        loss = learner.loss((data.images, data.labels, 0, next(count)))
+        number = next(count)
+        loss = learner.loss((data.images, data.labels, 0, number))
         optimiser.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, CLIP, foreach=True)
+        guard.check(loss.detach(), optimiser, number)
         optimiser.step()
         schedule.step()
 
@@ -219,15 +224,19 @@ def in_turns(functions: dict[str, Callable[[], None]], seconds: float, device: t
 def lightning_step(
     settings: schema.Config, data: SyntheticData, learner: RamLearner, step: Callable[[], None], device: torch.device
 ) -> float:
-    """Seconds that Lightning's loop and the guard against non-finite numbers add to a step of the plain loop.
-
-    The callbacks of `attn train` that write (progress, checkpoints, signals) are not in it.
-    """
+    """Seconds that Lightning's loop and the callbacks of `attn train` add to a step of the plain loop."""
     extra = []
     for _ in range(3):
         plain = in_turns({"step": step}, 0.5, device)["step"]
         started: list[float] = []
-        fit(learner, settings, data, [Clock(started)])
+        with tempfile.TemporaryDirectory() as folder:
+            progress = ProgressReport(settings.trainer.epochs)
+            checkpoints = Checkpoints(Path(folder), seconds=settings.trainer.checkpoint_seconds, finite=learner.finite)
+            with SignalGuard(checkpoints) as signals:
+                try:
+                    fit(learner, settings, data, [progress, checkpoints, signals, Clock(started)])
+                finally:
+                    progress.stop()
         gaps = [b - a for a, b in zip(started[10:], started[11:], strict=False)]
         extra.append(statistics.median(gaps) - plain)
     return statistics.median(extra)

@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from attn_cli.config import schema
-from attn_cli.devices import choose_device, set_threads
+from attn_cli.devices import choose_device, prepare_cpu
 from attn_cli.inference.monte_carlo import evaluate
 from attn_cli.learning.restore import restore
 from attn_cli.pictures import tables
@@ -16,7 +16,7 @@ from attn_cli.runs import latest, open_run, write_atomically
 
 def run(config: schema.Evaluate) -> dict[str, Any]:
     """Evaluate, print a table, write evaluation-<split>-….json into the run folder; returns what was written."""
-    set_threads(config.threads)
+    prepare_cpu(config.threads)
     found = open_run(config.run) if config.run else latest(config.outputs)
     restored = restore(found, config.checkpoint, choose_device(config.device))
     images, labels = restored.data.fixed(config.split)

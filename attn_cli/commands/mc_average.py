@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from attn_cli.config import schema
-from attn_cli.devices import choose_device, set_threads
+from attn_cli.devices import choose_device, prepare_cpu
 from attn_cli.inference.monte_carlo import evaluate
 from attn_cli.learning.restore import restore
 from attn_cli.pictures import tables
@@ -18,7 +18,7 @@ from attn_cli.runs import latest, open_run, write_atomically
 
 def run(config: schema.McAverage) -> list[dict[str, Any]]:
     """Evaluate once with the largest M; the first 1, 2, … M of the same paths give every row."""
-    set_threads(config.threads)
+    prepare_cpu(config.threads)
     found = open_run(config.run) if config.run else latest(config.outputs)
     restored = restore(found, config.checkpoint, choose_device(config.device))
     images, labels = restored.data.fixed(config.split)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from attn_cli.config import schema
-from attn_cli.devices import choose_device, set_threads
+from attn_cli.devices import choose_device, prepare_cpu
 from attn_cli.errors import Refused
 from attn_cli.inference.monte_carlo import evaluation_noise
 from attn_cli.learning.restore import restore
@@ -20,7 +20,7 @@ from attn_cli.runs import latest, open_run
 
 def run(config: schema.Show) -> list[Path]:
     """Draw the mean-location paths of the chosen images; returns the files."""
-    set_threads(config.threads)
+    prepare_cpu(config.threads)
     found = open_run(config.run) if config.run else latest(config.outputs)
     restored = restore(found, config.checkpoint, choose_device(config.device))
     images, labels = restored.data.fixed(config.split)

@@ -10,7 +10,7 @@ from typing import Any
 
 from attn_cli.config import schema
 from attn_cli.data.batches import Data, open_data
-from attn_cli.devices import choose_device, set_threads
+from attn_cli.devices import choose_device, prepare_cpu
 from attn_cli.errors import Refused, Terminated
 from attn_cli.inference.monte_carlo import evaluate
 from attn_cli.learning.checkpoints import load, newest_valid
@@ -32,11 +32,11 @@ def run(config: schema.Config) -> dict[str, Any]:
     if config.resume is not None:
         folder, config = _continued(config.resume)
         resume = newest_valid(folder.checkpoints)
-    threads = set_threads(config.trainer.threads)
+    threads = prepare_cpu(config.trainer.threads)
     device = choose_device(config.trainer.accelerator)
     check_logger(config.logger)
     data = open_data(config.data).to(device)
-    learner = make_learner(config, data, device)
+    learner = make_learner(config, data)
     if resume is None:
         folder = create(config)
     try:

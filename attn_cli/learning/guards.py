@@ -54,8 +54,10 @@ class FiniteGuard(Callback):
     """Stops before the optimiser step when the loss or a gradient is not finite; clips the gradient norm on the way.
 
     On a CPU every step is checked at once. Elsewhere a check makes no host-device sync: flags add up on the device, the
-    (fused) optimiser skips all steps from the first bad one on (`found_inf`, as gradient scalers use it), and the host
-    reads the flags every `read_every` steps, before validation and before every checkpoint.
+    optimiser skips all steps from the first bad one on (`found_inf`, as gradient scalers use it), and the host reads
+    the flags every `read_every` steps, before validation and before every checkpoint. Clipping is left to the
+    optimiser, too (`grad_scale`): it divides in the pass over the gradients that it makes anyway. Only optimisers with
+    fused=True do both.
     """
 
     def __init__(self, clip: float | None = None, read_every: int = 50, deferred: bool | None = None):
@@ -65,9 +67,13 @@ class FiniteGuard(Callback):
         self._loss: Tensor | None = None
         self._flags: _Flags | None = None
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._parameters = [(name, p) for name, p in pl_module.named_parameters() if p.requires_grad]
+    def watch(self, module: torch.nn.Module) -> None:
+        """Guard this module's gradients from now on."""
+        self._parameters = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
         self._flags = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.watch(pl_module)
 
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
         self._loss = loss.detach()
@@ -78,17 +84,20 @@ class FiniteGuard(Callback):
 
     def check(self, loss: Tensor, optimizer: torch.optim.Optimizer, step: int) -> None:
         """After backward: raises Refused, at once or when flags are read, if `loss` or a gradient is not finite."""
+        if not all(group["fused"] for group in optimizer.param_groups):
+            raise TypeError("FiniteGuard needs an optimiser with fused=True: only it can skip a step and clip")
         gradients = [gradient for _, p in self._parameters if (gradient := p.grad) is not None]
         norms = torch._foreach_norm(gradients)
         if self.deferred or (self.deferred is None and loss.device.type != "cpu"):
-            self._defer(loss, norms, gradients, optimizer, step)
+            self._defer(loss, norms, optimizer, step)
             return
         value, on_host = loss.item(), [norm.item() for norm in norms]
         total = math.hypot(*on_host)
         if not math.isfinite(value + total):
             raise _not_finite(step, value, total, self._names(), on_host)
-        if self.clip is not None and total > self.clip:
-            torch._foreach_mul_(gradients, self.clip / (total + 1e-6))
+        too_long = self.clip is not None and total > self.clip
+        scale = norms[0].new_tensor((total + 1e-6) / self.clip) if too_long else None  # type: ignore[operator]
+        optimizer.grad_scale = scale  # type: ignore[attr-defined]
 
     def _names(self) -> list[str]:
         return [name for name, p in self._parameters if p.grad is not None]
@@ -97,21 +106,18 @@ class FiniteGuard(Callback):
         self,
         loss: Tensor,
         norms: tuple[Tensor, ...],
-        gradients: list[Tensor],
         optimizer: torch.optim.Optimizer,
         step: int,
     ) -> None:
         if self._flags is None or len(self._flags.names) != len(norms):
             self.read()
-            if not all(group["fused"] for group in optimizer.param_groups):
-                raise TypeError("FiniteGuard without syncs needs an optimiser with fused=True: only it can skip a step")
             self._flags = _Flags(self._names(), step, loss.device)
         stacked = torch.stack(norms)
         total = torch.linalg.vector_norm(stacked)
         self._flags.update(loss, total, stacked)
         optimizer.found_inf = self._flags.found  # type: ignore[attr-defined]
         if self.clip is not None:
-            torch._foreach_mul_(gradients, (self.clip / (total + 1e-6)).clamp(max=1.0))
+            optimizer.grad_scale = ((total + 1e-6) / self.clip).clamp(min=1.0)  # type: ignore[attr-defined]
         if self._flags.unread >= self.read_every:
             self.read()
 

@@ -28,10 +28,9 @@ from attn_cli.models.build import build_model
 
 LEARNERS: dict[str, type[Learner]] = {"ram": RamLearner, "ram_lstm": RamLearner}
 WORTH_COMPILING = 3000  # steps; compilation takes as long as some thousand small ones gain
-FEW_ROWS = 256  # paths in a batch: beyond, a CPU spends its time in matrix products, which compilation does not change
 
 
-def make_learner(config: schema.Config, data: Data, device: torch.device) -> Learner:
+def make_learner(config: schema.Config, data: Data) -> Learner:
     """Model and objective; weights are drawn from the run's seed on the CPU."""
     seed_everything(config.seed)
     model = build_model(config, data.info)
@@ -40,7 +39,7 @@ def make_learner(config: schema.Config, data: Data, device: torch.device) -> Lea
         raise Refused(
             f"model={config.model.name} names no learner: give its class an attribute `learner`, such as RamLearner."
         )
-    return learner(model, config, data, compile_step=should_compile(config, data, device))
+    return learner(model, config, data, compile_step=should_compile(config, data))
 
 
 def seed_everything(seed: int) -> None:
@@ -50,8 +49,8 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def should_compile(config: schema.Config, data: Data, device: torch.device) -> bool:
-    """`on` insists; `auto` compiles where a compiler is found, the run is long and compilation helps."""
+def should_compile(config: schema.Config, data: Data) -> bool:
+    """`on` insists; `auto` compiles where a compiler is found and the run is long."""
     trainer = config.trainer
     if trainer.compile == "off":
         return False
@@ -63,8 +62,7 @@ def should_compile(config: schema.Config, data: Data, device: torch.device) -> b
         print("No C++ compiler was found: training runs without torch.compile.")
         return False
     steps = trainer.epochs * data.steps_per_epoch(trainer.batch_size)
-    few = trainer.batch_size * getattr(config.model, "samples", 1) <= FEW_ROWS or device.type == "cuda"
-    return trainer.compile == "on" or (steps >= WORTH_COMPILING and few and trainer.limit_train_steps is None)
+    return trainer.compile == "on" or (steps >= WORTH_COMPILING and trainer.limit_train_steps is None)
 
 
 @contextlib.contextmanager

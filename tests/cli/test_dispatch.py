@@ -113,7 +113,7 @@ def test_configuration_is_composed_and_refused_without_torch() -> None:
     look = (
         "import sys; from attn_cli import cli; "
         "codes = [cli.main(['train', '--cfg', 'job']), cli.main(['train', 'model.sigma=99'])]; "
-        "sys.exit(f'{codes} {[m for m in (\"torch\", \"pytorch_lightning\") if m in sys.modules]}')"
+        'sys.exit(f\'{codes} {[m for m in ("torch", "pytorch_lightning") if m in sys.modules]}\')'
     )
     done = subprocess.run(
         [sys.executable, "-c", look], env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, capture_output=True, text=True

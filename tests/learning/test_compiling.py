@@ -1,4 +1,4 @@
-"""The compiled step computes what the eager one does, and the graph pass finds its sums."""
+"""The compiled step computes what the eager one does, and the graph passes find what they are for."""
 
 from __future__ import annotations
 
@@ -7,7 +7,14 @@ import torch
 from torch import fx
 
 from attn_cli.config.schema import Glimpses, Ram, Scales
-from attn_cli.learning.compiling import compiled, compiler_found, merge_products
+from attn_cli.learning.compiling import (
+    SUM_OF_PRODUCTS,
+    SUM_OF_ROWS,
+    compiled,
+    compiler_found,
+    improve,
+    split_bias,
+)
 from attn_cli.learning.objectives import hybrid
 from attn_cli.models.ram import RAM
 from attn_cli.models.rollout import draw_noise, rollout
@@ -15,30 +22,52 @@ from attn_cli.models.rollout import draw_noise, rollout
 aten = torch.ops.aten
 
 
-def weight_gradient_graph(terms: int) -> fx.Graph:
-    """Σ Gₜᵀ Xₜ over `terms` pairs, as autograd leaves it."""
+def gradient_graph(terms: int) -> fx.Graph:
+    """Σ Gₜᵀ Xₜ and Σ 1ᵀ Gₜ over `terms` pairs, as autograd leaves them."""
     graph, pairs = fx.Graph(), []
+
+    def call(target, *args):
+        node = graph.call_function(target, args)
+        node.meta["val"] = target(*fx.node.map_arg(args, lambda n: n.meta["val"]))
+        return node
+
     for t in range(terms):
         g, x = graph.placeholder(f"g{t}"), graph.placeholder(f"x{t}")
         g.meta["val"], x.meta["val"] = torch.empty(5, 3, device="meta"), torch.empty(5, 4, device="meta")
         pairs.append((g, x))
-    total = None
+    weight = bias = None
     for g, x in pairs:
-        product = graph.call_function(aten.mm.default, (graph.call_function(aten.permute.default, (g, [1, 0])), x))
-        total = product if total is None else graph.call_function(aten.add.Tensor, (total, product))
-    graph.output(total)
+        product = call(aten.mm.default, call(aten.permute.default, g, [1, 0]), x)
+        total = call(aten.view.default, call(aten.sum.dim_IntList, g, [0], True), [3])
+        weight = product if weight is None else call(aten.add.Tensor, weight, product)
+        bias = total if bias is None else call(aten.add.Tensor, bias, total)
+    graph.output((weight, bias))
     return graph
 
 
-@pytest.mark.parametrize(("terms", "products"), [(2, 2), (3, 1), (6, 1)])
-def test_a_sum_of_products_becomes_one_product(terms, products):
-    graph = weight_gradient_graph(terms)
-    merge_products(graph)
-    assert sum(node.target is aten.mm.default for node in graph.nodes) == products
+@pytest.mark.parametrize(("terms", "merged"), [(2, False), (3, True), (6, True)])
+def test_gradients_of_a_rollout_are_accumulated(terms, merged):
+    graph = gradient_graph(terms)
+    improve(graph)
+    targets = [node.target for node in graph.nodes]
+    assert (SUM_OF_PRODUCTS in targets) == (SUM_OF_ROWS in targets) == merged
+    assert (aten.mm.default in targets) == (aten.sum.dim_IntList in targets) != merged
     values = [torch.randn(5, 3 + t % 2) for t in range(2 * terms)]
-    run = fx.GraphModule(torch.nn.Module(), graph)
-    expected = sum(values[2 * t].T @ values[2 * t + 1] for t in range(terms))
-    torch.testing.assert_close(run(*values), expected)
+    weight, bias = fx.GraphModule(torch.nn.Module(), graph)(*values)
+    torch.testing.assert_close(weight, sum(values[2 * t].T @ values[2 * t + 1] for t in range(terms)))
+    torch.testing.assert_close(bias, sum(values[2 * t].sum(0) for t in range(terms)))
+
+
+def test_a_bias_is_added_after_its_product():
+    graph = fx.Graph()
+    nodes = [graph.placeholder(name) for name in "bxw"]
+    for node, shape in zip(nodes, [(3,), (5, 4), (4, 3)], strict=True):
+        node.meta["val"] = torch.empty(shape, device="meta")
+    graph.output(graph.call_function(aten.addmm.default, tuple(nodes)))
+    split_bias(graph)
+    assert aten.addmm.default not in [node.target for node in graph.nodes]
+    b, x, w = torch.randn(3), torch.randn(5, 4), torch.randn(4, 3)
+    torch.testing.assert_close(fx.GraphModule(torch.nn.Module(), graph)(b, x, w), x @ w + b)
 
 
 @pytest.mark.slow

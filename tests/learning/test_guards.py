@@ -164,29 +164,34 @@ def test_deferred_guard_changes_nothing_in_a_good_run(tmp_path: Path) -> None:
     torch.testing.assert_close(torch.stack(at_once.weights), torch.stack(deferred.weights))
 
 
-def test_deferred_guard_needs_a_fused_optimiser(tmp_path: Path) -> None:
+@pytest.mark.parametrize("deferred", [False, True])
+def test_the_guard_needs_a_fused_optimiser(tmp_path: Path, deferred: bool) -> None:
     learner = Learner()
     learner.configure_optimizers = lambda: torch.optim.AdamW(learner.parameters(), fused=False)  # type: ignore
     with pytest.raises(TypeError, match="fused"):
-        fit(tmp_path, learner, FiniteGuard(deferred=True))
+        fit(tmp_path, learner, FiniteGuard(deferred=deferred))
 
 
 @pytest.mark.parametrize("deferred", [False, True])
 @pytest.mark.parametrize("clip", [0.01, 0.5, 100.0])
 def test_clipping_is_that_of_torch(deferred: bool, clip: float) -> None:
+    """Plain gradient descent at rate 1: what a weight loses is its clipped gradient."""
     module = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
     guard = FiniteGuard(clip, deferred=deferred)
-    guard.on_train_start(None, module)  # type: ignore[arg-type]
+    guard.watch(module)
     loss = module(torch.ones(2, 3)).square().sum()
     loss.backward()
-    expected = [p.grad.clone() for p in module.parameters() if p.grad is not None]
-    clones = [nn.Parameter(torch.zeros_like(g)) for g in expected]
-    for clone, gradient in zip(clones, expected, strict=True):
-        clone.grad = gradient
+    before = [p.detach().clone() for p in module.parameters()]
+    clones = [nn.Parameter(torch.zeros_like(p)) for p in module.parameters()]
+    for clone, p in zip(clones, module.parameters(), strict=True):
+        assert p.grad is not None
+        clone.grad = p.grad.clone()
     nn.utils.clip_grad_norm_(clones, clip)
-    guard.check(loss.detach(), torch.optim.SGD(module.parameters(), fused=True), 0)
-    for p, clone in zip(module.parameters(), clones, strict=True):
-        torch.testing.assert_close(p.grad, clone.grad)
+    optimiser = torch.optim.SGD(module.parameters(), lr=1.0, fused=True)
+    guard.check(loss.detach(), optimiser, 0)
+    optimiser.step()
+    for old, p, clone in zip(before, module.parameters(), clones, strict=True):
+        torch.testing.assert_close(old - p, clone.grad, rtol=1e-4, atol=1e-6)
 
 
 # Row 15.

@@ -15,7 +15,7 @@ import torch
 
 from attn_cli.config import schema
 from attn_cli.data.batches import DataInfo
-from attn_cli.devices import set_threads
+from attn_cli.devices import prepare_cpu
 from attn_cli.learning.training import make_learner
 
 FOLDER = Path(__file__).parent / "golden"
@@ -58,7 +58,7 @@ def losses(changes: dict) -> list[float]:
         trainer=schema.Trainer(epochs=1, batch_size=32, compile="off"),
         seed=3,
     )
-    learner = make_learner(config, data, torch.device("cpu"))
+    learner = make_learner(config, data)
     made = learner.configure_optimizers()
     optimiser, schedule = made["optimizer"], made["lr_scheduler"]["scheduler"]
     seen = []
@@ -75,11 +75,11 @@ def losses(changes: dict) -> list[float]:
 @pytest.mark.parametrize("case", CASES)
 def test_twenty_steps_give_the_stored_losses(case):
     before = torch.get_num_threads()
-    set_threads(1)
+    prepare_cpu(1)
     try:
         seen = losses(CASES[case])
     finally:
-        set_threads(before)
+        prepare_cpu(before)
     path = FOLDER / f"{case}.json"
     if os.environ.get("ATTN_WRITE_GOLDEN"):
         path.write_text(json.dumps([round(value, 6) for value in seen]) + "\n")
