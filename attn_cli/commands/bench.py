@@ -156,7 +156,7 @@ def make_learner(
 def training_step(learner: RamLearner, data: SyntheticData) -> Callable[[], None]:
     """Noise, forward, backward, guard and clipping, optimiser and schedule, as a plain loop would do them."""
     made = learner.configure_optimizers()
-    optimiser, schedule, count = made["optimizer"], made["lr_scheduler"]["scheduler"], iter(range(10**9))
+    optimiser, schedule, count = made["optimizer"], made["lr_scheduler"], iter(range(10**9))
     schedule.total_steps = 10**9
     guard = FiniteGuard(CLIP)
     guard.watch(learner)

@@ -216,7 +216,7 @@ class Bench:
         metadata={"choices": ("28x28", "60x60", "100x100", "800x800")},
     )
     batch_size: int = bounded(128, 1, 65536)
-    samples: int = bounded(1, 1, 64)  # M, paths per image
+    samples: int = bounded(4, 1, 64)  # M, paths per image
     threads: int = bounded(2, 1, 1024)
     seconds: float = bounded(5.0, 0, 3600, above=True)  # per measurement
     compile: str = choice("auto", "auto", "on", "off")

@@ -98,7 +98,7 @@ class Learner(pl.LightningModule):
         optimiser, schedule = optimisers.build(
             self.config.optimizer, self.model.parameters(), per_epoch * trainer.epochs, per_epoch
         )
-        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return {"optimizer": optimiser, "lr_scheduler": schedule}
 
     def on_train_start(self) -> None:
         self._optimiser: Any = self.optimizers(use_pl_optimizer=False)

@@ -60,7 +60,7 @@ def losses(changes: dict) -> list[float]:
     )
     learner = make_learner(config, data)
     made = learner.configure_optimizers()
-    optimiser, schedule = made["optimizer"], made["lr_scheduler"]["scheduler"]
+    optimiser, schedule = made["optimizer"], made["lr_scheduler"]
     seen = []
     for step in range(20):
         loss = learner.loss((*data.batch(), 0, step))
