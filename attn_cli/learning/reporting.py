@@ -111,6 +111,12 @@ def make_logger(config: schema.Logger, folder: Path) -> Any:
     if config.name == "wandb":
         return loggers.WandbLogger(project=config.project, name=folder.name, save_dir=folder)
     if config.name == "mlflow":
-        uri = f"file:{folder.resolve() / 'mlruns'}"
-        return loggers.MLFlowLogger(experiment_name=config.project, run_name=folder.name, tracking_uri=uri)
+        place = folder.resolve() / "mlflow"
+        place.mkdir(exist_ok=True)
+        return loggers.MLFlowLogger(
+            experiment_name=config.project,
+            run_name=folder.name,
+            tracking_uri=f"sqlite:///{place / 'runs.db'}",
+            artifact_location=place.as_uri(),
+        )
     return False

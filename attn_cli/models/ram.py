@@ -164,6 +164,6 @@ class RAM(GlimpseModel):
         locate = moves * self.location_network.weight.numel()
         if not training:
             return self.glimpses * (first + inner) + locate + answer
-        judge = moves * self.baseline_network.weight.numel()
+        judge = moves * self.baseline_network.weight.numel() if self.config.baseline == "learned" else 0
         policy = 3 if self.config.policy_gradient == "full" else 2
         return self.glimpses * (2 * first + 3 * inner) + policy * locate + 3 * answer + 2 * judge

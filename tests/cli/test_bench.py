@@ -17,7 +17,7 @@ from attn_cli.errors import Refused
 def measured(tmp_path_factory):
     """One short measurement: its settings, and the row that it gave."""
     before, output = torch.get_num_threads(), tmp_path_factory.mktemp("bench") / "bench.json"
-    small = schema.Bench(output=str(output), shapes=("28x28",), batch_size=128, threads=1, seconds=0.2, compile="off")
+    small = schema.Bench(output=str(output), shapes=("28x28",), samples=1, threads=1, seconds=0.2, compile="off")
     (row,) = bench.run(small)
     torch.set_num_threads(before)
     return small, row

@@ -1,0 +1,29 @@
+"""Every logger of the `logger` group writes what it is given into the run folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from attn_cli.config.schema import Logger
+from attn_cli.learning.reporting import make_logger
+
+
+@pytest.mark.parametrize("name", ["tensorboard", "wandb", "mlflow"])
+def test_a_logger_writes_into_the_run_folder(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip(name)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "run"
+    folder.mkdir()
+    logger = make_logger(Logger(name), folder)
+    logger.log_metrics({"val_error": 1.5}, 10)
+    logger.finalize("success")
+    written = [p for p in tmp_path.rglob("*") if p.is_file()]
+    assert written and all(folder in p.parents for p in written)
+
+
+@pytest.mark.parametrize("name", ["csv", "none"])
+def test_the_others_need_no_package(name: str, tmp_path: Path) -> None:
+    assert make_logger(Logger(name), tmp_path) is False
