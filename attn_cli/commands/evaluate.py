@@ -49,6 +49,8 @@ def run(config: schema.Evaluate) -> dict[str, Any]:
         f"{error}_interval": [low, high],
         f"{error}_deviation": outcome.deviation(),  # over the repeats
         "images": outcome.count,
+        "mean_glimpses": outcome.mean_glimpses,  # per image and path; less than the most where sequences end early
+        "most_glimpses": outcome.most_glimpses,
         "repeats": config.repeats,
         "seed": config.seed,
         "seconds": seconds,

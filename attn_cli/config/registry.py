@@ -25,7 +25,10 @@ SCENES = (
     "cluttered_digits",
     "cluttered_digits_100",
 )
-MODELS: dict[str, str] = {"ram": "attn_cli.models.ram:RAM", "ram_lstm": "attn_cli.models.ram:RAM"}
+MODELS: dict[str, str] = {
+    **dict.fromkeys(("ram", "ram_lstm"), "attn_cli.models.ram:RAM"),
+    **dict.fromkeys(("dram", "dram_small", "dram_mnist"), "attn_cli.models.dram:DRAM"),
+}
 DATA: dict[str, str] = {name: "attn_cli.data.batches:open_data" for name in (*SCENES, "folder", "arrays")}
 
 _BUILT_IN = {"model": MODELS, "data": DATA}

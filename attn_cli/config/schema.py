@@ -52,6 +52,32 @@ class Ram:
 
 
 @dataclass(frozen=True)
+class Dram:
+    """Deep Recurrent Attention Model (Ba et al. 2015): model=dram, dram_small and dram_mnist."""
+
+    name: str = "dram"
+    glimpse: str = choice("conv", "fc", "conv")  # the image part of the glimpse network
+    filters: tuple[int, ...] = (64, 64, 128)  # of the three convolutions
+    convolutions: str = choice("shared", "shared", "separate")  # of the scales
+    features: int = bounded(1024, 1, 8192)  # F, width of every fully-connected hidden layer
+    hidden: int = bounded(512, 1, 4096)  # D, width of both LSTMs
+    context: str = choice("conv", "conv", "none")
+    coarse: int = bounded(12, 1, 128)  # pixels a side of the image that the context network sees
+    unit_width: float = bounded(12.0, 0, WIDEST, above=True)  # pixels that one unit of a location spans
+    sigma: float = bounded(0.17, 0, 2, above=True)  # std of the location policy, in those units
+    samples: int = bounded(4, 1, 64)  # M, paths per image in training
+    baseline: str = choice("leave_one_out", "learned", "leave_one_out")
+    reward: str = choice("correct", "correct", "probability", "log_likelihood")
+    reinforce_weight: float = bounded(1.0, 0, 1000)  # λ
+    baseline_weight: float = bounded(1.0, 0, 1000)
+    policy_gradient: str = choice("full", "upper", "full")
+    dropout: float = bounded(0.0, 0, 0.9)
+    cumulative_reward: bool = True  # eq. 16; else each target has its own reward
+    stop_at_mistake: bool = True  # no gradient after the first wrong target
+    reader: str = choice("forward", "forward", "backward")
+
+
+@dataclass(frozen=True)
 class Scenes:
     """Digits, placed in a canvas and cluttered on the fly, from MNIST or from the embedded rendered digits."""
 
@@ -142,7 +168,7 @@ class Logger:
 class Config:
     """`attn train`, and what a run folder keeps."""
 
-    model: Ram = field(default_factory=Ram)  # or the Config of an installed package's model
+    model: Ram | Dram = field(default_factory=Ram)  # or the Config of an installed package's model
     data: Scenes | Folder | Arrays = field(default_factory=Scenes)  # or the Config of an installed package's data
     scales: Scales = field(default_factory=Scales)
     glimpses: Glimpses = field(default_factory=Glimpses)
@@ -223,7 +249,7 @@ class Bench:
     device: str = choice("auto", "auto", "cpu", "gpu")
 
 
-MODELS: dict[str, type] = {"ram": Ram, "ram_lstm": Ram}
+MODELS: dict[str, type] = {"ram": Ram, "ram_lstm": Ram, **dict.fromkeys(("dram", "dram_small", "dram_mnist"), Dram)}
 DATA: dict[str, type] = {**dict.fromkeys(registry.SCENES, Scenes), "folder": Folder, "arrays": Arrays}
 
 
@@ -301,11 +327,13 @@ def _named_section(kind: str, values: Any, known: Mapping[str, type]) -> Any:
 def _check_together(config: Config) -> None:
     """What no single key can be refused for."""
     model, trainer, optimizer, data = config.model, config.trainer, config.optimizer, config.data
-    if isinstance(model, Ram) and model.baseline == "leave_one_out" and model.samples < 2:
+    if isinstance(model, (Ram, Dram)) and model.baseline == "leave_one_out" and model.samples < 2:
         raise Refused(
             f"model.baseline=leave_one_out needs model.samples of at least 2, not {model.samples}: "
             "it compares the paths of one image with each other."
         )
+    if isinstance(model, Dram) and (len(model.filters) != 3 or not all(1 <= f <= 1024 for f in model.filters)):
+        raise Refused(f"model.filters must be three numbers from 1 to 1024, not {list(model.filters)}.")
     if trainer.strategy == "ddp" and trainer.devices < 2:
         raise Refused("trainer.strategy=ddp needs trainer.devices of at least 2.")
     if trainer.devices > 1 and trainer.batch_size % trainer.devices:

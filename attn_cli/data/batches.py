@@ -27,7 +27,9 @@ Split = str  # "validation" or "test"
 
 @dataclass(frozen=True)
 class DataInfo:
-    """Image size in pixels, `background` 0 to 255 (what is outside the image), number of images per split."""
+    """Image size in pixels, `background` 0 to 255 (what is outside the image), number of images per split; `length` is
+    0 for one label per image, else the largest number L of labels.
+    """
 
     name: str
     channels: int
@@ -39,10 +41,13 @@ class DataInfo:
     train: int
     validation: int
     test: int
+    length: int = 0
 
 
 class Data(Protocol):
-    """What training and evaluation need of a data set. Images uint8 (B, C, H, W), labels int64 (B,)."""
+    """What training and evaluation need of a data set. Images uint8 (B, C, H, W), labels int64 (B,); of sequences
+    (B, L + 1): the labels from left to right, the terminal class K, then -1 to the end.
+    """
 
     info: DataInfo
 

@@ -14,9 +14,10 @@ import math
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from attn_cli.inference.averages import running_averages
+from attn_cli.inference.sequences import read
 from attn_cli.models.model import GlimpseModel
 from attn_cli.models.rollout import rollout
 
@@ -47,6 +48,8 @@ class Evaluation:
     samples: int  # M; 1 with `greedy` means the mean-location policy
     greedy: bool
     errors: list[list[int]]  # [repeat][M − 1]: number of wrong images when the first M samples are averaged
+    mean_glimpses: float  # per image and path
+    most_glimpses: int  # N·S, of the longest sequence
 
     def error(self, samples: int | None = None) -> float:
         """Mean error over the repeats, in %."""
@@ -71,12 +74,6 @@ class Evaluation:
         return wilson(self.error(samples) / 100 * self.count, self.count)
 
 
-def running_averages(logits_MBK: Tensor, average: str) -> Tensor:
-    """Average of the first 1, 2, … M predictions: (M, B, K), up to a factor that the argmax does not see."""
-    log_p = F.log_softmax(logits_MBK.float(), -1)
-    return log_p.cumsum(0) if average == "log_probabilities" else log_p.exp().cumsum(0)
-
-
 @torch.no_grad()
 def evaluate(
     model: GlimpseModel,
@@ -90,21 +87,29 @@ def evaluate(
     seed: int = 0,
     batch_size: int = 1000,
 ) -> Evaluation:
-    """Count errors on fixed images. Every repeat draws new first locations (random even for the mean policy) and
-    new paths.
+    """Count errors on fixed images; of sequences, those in which anything is wrong. Every repeat draws new paths, and
+    new first locations where these are random even for the mean policy.
     """
     was_training, device = model.training, images_nCHW.device
     model.eval()
-    n, M, N = images_nCHW.shape[0], samples, model.glimpses
+    n, M, T = images_nCHW.shape[0], samples, model.steps
+    labels_n = model.order(labels_n)
     B = max(1, min(n, batch_size // M))
-    errors = []
+    errors, glimpses = [], 0
     for repeat in range(repeats):
-        noise = torch.stack([evaluation_noise(seed, repeat, m, n, N) for m in range(M)])  # (M, n, N, 2)
+        noise = torch.stack([evaluation_noise(seed, repeat, m, n, T) for m in range(M)])  # (M, n, T, 2)
         wrong = torch.zeros(M, dtype=torch.long, device=device)
         for low in range(0, n, B):
             part = slice(low, low + B)
-            logits, _ = rollout(model, images_nCHW[part], noise[:, part].to(device), greedy=greedy)
-            wrong += (running_averages(logits, average).argmax(-1) != labels_n[part]).sum(1)
+            paths = noise[:, part].to(device)
+            if model.sequence:
+                reading = read(model, images_nCHW[part], paths, greedy=greedy, average=average)
+                wrong += (reading.labels != labels_n[part]).any(-1).sum(1)
+                glimpses += reading.glimpses
+            else:
+                logits, _ = rollout(model, images_nCHW[part], paths, greedy=greedy)
+                wrong += (running_averages(logits, average).argmax(-1) != labels_n[part]).sum(1)
+                glimpses += paths.shape[1] * M * T
         errors.append(wrong.tolist())
     model.train(was_training)
-    return Evaluation(n, M, greedy, errors)
+    return Evaluation(n, M, greedy, errors, glimpses / max(n * M * repeats, 1), T)

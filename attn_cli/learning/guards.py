@@ -169,7 +169,9 @@ def _not_finite(step: int, loss: float, total: float, names: list[str], norms: l
         what = f"{gradient} at step {step}"
     else:
         what = f"loss is {loss} at step {step}" + (f" (and {gradient})" if first else "")
-    return Refused(f"{what}: training stopped before it, checkpoints written so far are kept; try a lower optimizer.lr.")
+    return Refused(
+        f"{what}: training stopped before it, checkpoints written so far are kept; try a lower optimizer.lr."
+    )
 
 
 class Checkpoints(Checkpoint):

@@ -21,7 +21,7 @@ from attn_cli.inference.monte_carlo import evaluate
 from attn_cli.learning import optimisers
 from attn_cli.learning.compiling import compiled
 from attn_cli.learning.guards import FiniteGuard
-from attn_cli.learning.objectives import Losses, hybrid
+from attn_cli.learning.objectives import Losses, hybrid, sequence_hybrid
 from attn_cli.models.model import GlimpseModel
 from attn_cli.models.rollout import draw_noise, rollout
 
@@ -70,7 +70,7 @@ class Learner(pl.LightningModule):
     def loss(self, batch: tuple[Tensor, Tensor, int, int]) -> Tensor:
         """The loss of one batch; its row for the log is added up on the device."""
         images, labels, _, step = batch
-        noise = draw_noise(self.config.seed, step, (self.samples, images.shape[0], self.model.glimpses), images.device)
+        noise = draw_noise(self.config.seed, step, (self.samples, images.shape[0], self.model.steps), images.device)
         loss, row = self._loss_and_row(images, noise, labels)
         self.totals += row
         self.images += images.shape[0]
@@ -155,7 +155,7 @@ class RamLearner(Learner):
         self.samples = config.model.samples
 
     def losses(self, images: Tensor, noise: Tensor, labels: Tensor) -> Losses:
-        options = self.config.model
+        options: Any = self.config.model
         logits, trace = rollout(self.model, images, noise)
         return hybrid(
             logits,
@@ -166,4 +166,29 @@ class RamLearner(Learner):
             baseline=options.baseline,
             reinforce_weight=options.reinforce_weight,
             baseline_weight=options.baseline_weight,
+        )
+
+
+class DramLearner(Learner):
+    """DRAM: eq. 13 for one target, eqs. 15 and 16 for a sequence."""
+
+    def __init__(self, model: GlimpseModel, config: Config, data: Data, compile_step: bool = False):
+        super().__init__(model, config, data, compile_step)
+        self.samples = config.model.samples
+
+    def losses(self, images: Tensor, noise: Tensor, labels: Tensor) -> Losses:
+        options: Any = self.config.model
+        logits, trace = rollout(self.model, images, noise)
+        weights = {"reinforce_weight": options.reinforce_weight, "baseline_weight": options.baseline_weight}
+        if not self.model.sequence:
+            return hybrid(logits, trace, labels, reward=options.reward, baseline=options.baseline, **weights)
+        return sequence_hybrid(
+            logits,
+            trace,
+            self.model.order(labels),
+            reward=options.reward,
+            cumulative_reward=options.cumulative_reward,
+            stop_at_mistake=options.stop_at_mistake,
+            baseline=options.baseline,
+            **weights,
         )

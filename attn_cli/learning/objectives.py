@@ -1,6 +1,6 @@
 """Objectives: pure functions of (logits, trace, targets). Nothing here knows which model made the trace.
 
-Legend: M samples, B batch, K classes, A location actions.
+Legend: M samples, B batch, K classes, A location actions, S targets of a sequence, N = A / S actions for each.
 """
 
 from __future__ import annotations
@@ -26,16 +26,20 @@ class Losses:
     error: Tensor  # share of wrong paths, 0…1
 
 
-def rewards(logits_MBK: Tensor, targets_B: Tensor, kind: str) -> Tensor:
-    """Terminal reward (M, B), without gradient: `correct` 0/1 (RAM, section 4.1), `probability` of the true class,
-    or its `log_likelihood` (DRAM, eq. 10).
+def rewards(logits_K: Tensor, targets: Tensor, kind: str) -> Tensor:
+    """Reward (…) of answers with logits (…, K), without gradient: `correct` 0/1 (RAM, section 4.1; DRAM, eq. 11),
+    `probability` of the true class, or its `log_likelihood` (DRAM, eq. 10). Targets broadcast.
     """
-    logits = logits_MBK.detach()
+    logits = logits_K.detach()
     if kind == "correct":
-        return (logits.argmax(-1) == targets_B).to(logits.dtype)
-    M = logits.shape[0]
-    log_p = F.log_softmax(logits, -1).gather(-1, targets_B.expand(M, -1).unsqueeze(-1))[..., 0]
+        return (logits.argmax(-1) == targets).to(logits.dtype)
+    log_p = _log_likelihood(logits, targets)
     return log_p.exp() if kind == "probability" else log_p
+
+
+def _log_likelihood(logits_K: Tensor, targets: Tensor) -> Tensor:
+    index = targets.expand(logits_K.shape[:-1]).unsqueeze(-1)
+    return F.log_softmax(logits_K, -1).gather(-1, index)[..., 0]
 
 
 def leave_one_out(values_MBA: Tensor) -> Tensor:
@@ -78,3 +82,66 @@ def hybrid(
     fit = F.mse_loss(trace.baselines, returns_MBA) if learned else zero
     total = cross_entropy + reinforce_weight * reinforce + baseline_weight * fit
     return Losses(total, cross_entropy.detach(), reinforce.detach(), fit.detach(), reward_MB.mean(), error)
+
+
+def alive_targets(right_MBS: Tensor, targets_BS: Tensor, stop_at_mistake: bool) -> Tensor:
+    """Which targets count, bool (M, B, S): those that exist, and if asked none after a path's first mistake, which
+    itself still counts (DRAM, section 3.2).
+    """
+    there = (targets_BS >= 0).expand_as(right_MBS)
+    if not stop_at_mistake:
+        return there
+    before = torch.ones_like(right_MBS)
+    before[..., 1:] = right_MBS[..., :-1].int().cumprod(-1).bool()
+    return there & before
+
+
+def sequence_baseline(own_MBS: Tensor, returns_MBS: Tensor, alive_MBS: Tensor) -> Tensor:
+    """Leave-one-out: the mean return of the image's other paths that are still alive at s; where there are none, what
+    the path itself had earned before s. Neither depends on the path's own actions for s. `own`: reward of s alone.
+    """
+    alive = alive_MBS.to(returns_MBS.dtype)
+    earned = returns_MBS * alive
+    others = alive.sum(0, keepdim=True) - alive
+    mean = (earned.sum(0, keepdim=True) - earned) / others.clamp(min=1)
+    return torch.where(others > 0, mean, returns_MBS - own_MBS)
+
+
+def sequence_hybrid(
+    logits_MBSK: Tensor,
+    trace: Trace,
+    targets_BS: Tensor,
+    *,
+    reward: str = "correct",
+    cumulative_reward: bool = True,
+    stop_at_mistake: bool = True,
+    baseline: str = "learned",
+    reinforce_weight: float = 1.0,
+    baseline_weight: float = 1.0,
+) -> Losses:
+    """The bound of DRAM, eq. 15, with the reward of eq. 16: R_s = Σ_{j ≤ s} R_j for the N actions before answer s.
+
+    Targets (B, S) hold labels, the terminal class, then -1. Cross-entropy and REINFORCE are summed over the targets
+    that count and averaged over paths and images; the squared error of the baseline is a mean over the actions that
+    count.
+    """
+    M, B, S, _ = logits_MBSK.shape
+    targets = targets_BS.clamp(min=0)
+    right = logits_MBSK.detach().argmax(-1) == targets
+    alive = alive_targets(right, targets_BS, stop_at_mistake)
+    count = alive.to(logits_MBSK.dtype)
+    cross_entropy = -(_log_likelihood(logits_MBSK, targets) * count).sum(-1).mean()
+    own = rewards(logits_MBSK, targets, reward)
+    returns = own.cumsum(-1) if cumulative_reward else own
+    N = trace.log_probs.shape[-1] // S
+    learned = baseline == "learned"
+    b = None if learned else sequence_baseline(own, returns, alive)
+    returns_A, count_A = returns.repeat_interleave(N, -1), count.repeat_interleave(N, -1)
+    b_A = trace.baselines.detach() if b is None else b.repeat_interleave(N, -1)
+    reinforce = -(trace.log_probs * (returns_A - b_A) * count_A).sum(-1).mean()
+    zero = cross_entropy.detach() * 0
+    fit = ((trace.baselines - returns_A).square() * count_A).sum() / count_A.sum() if learned else zero
+    total = cross_entropy + reinforce_weight * reinforce + baseline_weight * fit
+    wrong = (~right & (targets_BS >= 0)).any(-1).to(logits_MBSK.dtype).mean()
+    mean_reward = (own * count).sum() / count.sum()
+    return Losses(total, cross_entropy.detach(), reinforce.detach(), fit.detach(), mean_reward, wrong)

@@ -13,10 +13,17 @@ from attn_cli.glimpses.retina import Retina
 
 
 class GlimpseModel(nn.Module):
-    """Base of all models that look at an image N times."""
+    """Base of all models that look at an image N times for each of S targets."""
 
-    glimpses: int  # N
+    glimpses: int  # N, per target
+    targets: int = 1  # S, answers in a row, the last of a sequence being "no more"
+    sequence: bool = False  # whether the answer is a sequence
     retina: Retina
+
+    @property
+    def steps(self) -> int:
+        """Glimpses in all: N·S."""
+        return self.glimpses * self.targets
 
     def start(self, images_BCHW: Tensor, samples: int) -> Any:
         """A state that has seen nothing, for M paths through each uint8 image."""
@@ -38,6 +45,10 @@ class GlimpseModel(nn.Module):
     def baseline(self, hidden: Tensor) -> Tensor:
         """Predicted return (…)."""
         raise TypeError(f"{type(self).__name__} has no baseline")
+
+    def order(self, labels: Tensor) -> Tensor:
+        """Labels as this model answers them: a backward reader from right to left."""
+        return labels
 
     def multiply_adds(self, training: bool = False) -> int:
         """Of one path through one image, by the closed form."""

@@ -28,7 +28,11 @@ def draw_noise(seed: int, step: int, shape: tuple[int, int, int], device: torch.
 def rollout(
     model: GlimpseModel, images_BCHW: Tensor, noise_MBN2: Tensor, greedy: bool = False, record: bool = False
 ) -> tuple[Tensor, Trace]:
-    """Look N times at each image along M paths; returns logits (M, B, K) after the last glimpse, and the trace."""
+    """Look at each image along M paths; returns logits (M, B, K) after the last glimpse, and the trace.
+
+    The noise has as many steps as the model, N·S. With a sequence model the logits are (M, B, S, K), after every N-th
+    glimpse.
+    """
     M, B, N, _ = noise_MBN2.shape
     state = model.start(images_BCHW, M)
     states = []
@@ -36,7 +40,11 @@ def rollout(
         state = model.step(state, noise_MBN2[:, :, t].reshape(M * B, 2), greedy)
         states.append(state)
     chosen = [s for s in states if s.log_prob is not None]
-    logits = model.classify(state.hidden).view(M, B, -1)
+    if model.sequence:
+        answers = torch.stack([s.hidden for s in states[model.glimpses - 1 :: model.glimpses]], 1)  # (R, S, D)
+        logits = model.classify(answers).view(M, B, model.targets, -1)
+    else:
+        logits = model.classify(state.hidden).view(M, B, -1)
     if chosen:
         log_probs = torch.stack([s.log_prob for s in chosen], 1).view(M, B, -1)
         baselines = model.baseline(torch.stack([s.emitter for s in chosen], 1)).view(M, B, -1)

@@ -1,7 +1,7 @@
 """What a model saw and did: the one record that objectives, averaging, pictures and tests read.
 
-Legend: M samples (paths) per image, B batch, N glimpses, A location actions that were sampled and used to look,
-K classes, C channels, k scales, g glimpse width in pixels.
+Legend: M samples (paths) per image, B batch, N glimpses in all, S targets, A location actions that were sampled and
+used to look, K classes, C channels, k scales, g glimpse width in pixels.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ class Trace:
     """Locations are (x, y) in units where the image spans [-1, 1] on each axis and (0, 0) is its centre."""
 
     locations: Tensor  # (M, B, N, 2) where each glimpse was centred
-    log_probs: Tensor  # (M, B, A) log-density of each sampled location, of the unclamped sample; RAM: A = N − 1
+    log_probs: (
+        Tensor  # (M, B, A) log-density of each sampled location, of the unclamped sample; RAM: A = N − 1, DRAM: A = N
+    )
     baselines: Tensor  # (M, B, A) predicted return from the state that emitted the location
-    logits: Tensor  # (M, B, K) the classification after the last glimpse
+    logits: Tensor  # (M, B, K) the classification after the last glimpse; (M, B, S, K) of a sequence
     # Only when the rollout is asked to record (pictures, tests):
     step_logits: Tensor | None = None  # (M, B, N, K) the classification head applied after every glimpse
     patches: Tensor | None = None  # (M, B, N, k, C, g, g) in [0, 1], what the retina delivered

@@ -96,7 +96,11 @@ def test_every_number_is_bounded() -> None:
         ("data.translate", "yes", "data.translate must be true or false, not 'yes'."),
         ("data.retina", 8, "data.retina must be a group of keys, not 8."),
         ("data.name", "mnits", "data=mnits is not available. Did you mean 'mnist'"),
-        ("model.name", "os:system", "model=os:system is not available. Valid: ram, ram_lstm."),
+        (
+            "model.name",
+            "os:system",
+            "model=os:system is not available. Valid: dram, dram_mnist, dram_small, ram, ram_lstm.",
+        ),
         ("model", "ram", "model must be a group of keys, not 'ram'."),
         ("trainr", {}, "trainr is not a known key. Did you mean 'trainer'?"),
         ("seed", -1, "seed must be at least 0"),

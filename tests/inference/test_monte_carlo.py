@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from attn_cli.config.schema import Glimpses, Ram, Scales
-from attn_cli.inference.monte_carlo import evaluate, evaluation_noise, running_averages, wilson
+from attn_cli.inference.averages import running_averages
+from attn_cli.inference.monte_carlo import evaluate, evaluation_noise, wilson
 from attn_cli.models.ram import RAM
 from attn_cli.models.rollout import rollout
 

@@ -20,16 +20,13 @@ from attn_cli.learning.training import make_learner
 
 FOLDER = Path(__file__).parent / "golden"
 CASES = {
-    "ram": {},
-    "ram_paper": {
-        "samples": 1,
-        "baseline": "learned",
-        "reward": "correct",
-        "reinforce_weight": 0.01,
-        "policy_gradient": "detached",
-    },
-    "ram_lstm": {"name": "ram_lstm", "core": "lstm"},
-    "ram_grid": {"policy": "grid", "reward": "log_likelihood", "discount": 0.9},
+    "ram": schema.Ram(),
+    "ram_paper": schema.Ram(
+        samples=1, baseline="learned", reward="correct", reinforce_weight=0.01, policy_gradient="detached"
+    ),
+    "ram_lstm": schema.Ram(name="ram_lstm", core="lstm"),
+    "ram_grid": schema.Ram(policy="grid", reward="log_likelihood", discount=0.9),
+    "dram": schema.Dram(glimpse="fc", filters=(8, 8, 16), features=64, hidden=64, reward="probability"),
 }
 
 
@@ -49,10 +46,10 @@ class FixedBatch:
         return (((along + phase) % 4 < 2) * 255).to(torch.uint8)[:, None], labels
 
 
-def losses(changes: dict) -> list[float]:
+def losses(model: schema.Ram | schema.Dram) -> list[float]:
     data = FixedBatch()
     config = schema.Config(
-        model=schema.Ram(**changes),
+        model=model,
         glimpses=schema.Glimpses(4, 6),
         scales=schema.Scales(2),
         trainer=schema.Trainer(epochs=1, batch_size=32, compile="off"),
