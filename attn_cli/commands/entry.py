@@ -47,6 +47,7 @@ HYDRA_COMMANDS = {
         HydraCommand("train", "train", schema.Config, "attn_cli.commands.train:run"),
         HydraCommand("eval", "eval", schema.Evaluate, "attn_cli.commands.evaluate:run"),
         HydraCommand("mc-average", "mc_average", schema.McAverage, "attn_cli.commands.mc_average:run"),
+        HydraCommand("combine", "combine", schema.Combine, "attn_cli.commands.combine:run"),
         HydraCommand("show", "show", schema.Show, "attn_cli.commands.show:run"),
         HydraCommand("bench", "bench", schema.Bench, "attn_cli.commands.bench:run"),
     )

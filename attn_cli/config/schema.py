@@ -217,6 +217,23 @@ class McAverage:
 
 
 @dataclass(frozen=True)
+class Combine:
+    """`attn combine`."""
+
+    forward: str = REQUIRED  # run folder of a forward reader
+    backward: str = REQUIRED  # run folder of a backward reader
+    rule: str = choice("flip", "flip", "average")
+    checkpoint: str = choice("best", "best", "last")
+    split: str = choice("test", "test", "validation")
+    mc_samples: int = bounded(0, 0, 10_000)  # M sampled paths of each reader; 0: the mean-location path
+    average: str = choice("log_probabilities", "log_probabilities", "probabilities")
+    seed: int = bounded(0, 0, 2**32 - 1)
+    batch_size: int = bounded(1000, 1, 65536)
+    device: str = choice("auto", "auto", "cpu", "gpu")
+    threads: int | None = bounded(None, 1, 1024)
+
+
+@dataclass(frozen=True)
 class Show:
     """`attn show`."""
 

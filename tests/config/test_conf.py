@@ -15,6 +15,7 @@ from hydra.core.plugins import Plugins
 
 from attn_cli.commands import entry
 from attn_cli.config import registry, schema
+from attn_cli.config.fields import REQUIRED
 from attn_cli.config.hydra_errors import choices
 
 CONF = entry.conf_folder()
@@ -96,7 +97,9 @@ def test_every_choice_carries_every_key_and_composes(group: str, name: str) -> N
 @pytest.mark.parametrize(("config_name", "cls"), FLAT.items())
 def test_commands_carry_every_key_with_the_default(config_name: str, cls: type) -> None:
     assert set(raw(f"{config_name}.yaml")) - {"defaults", "hydra"} == {f.name for f in dataclasses.fields(cls)}
-    assert schema.load_as(cls, compose(config_name)) == cls()
+    given = {f.name: "given" for f in dataclasses.fields(cls) if f.default == REQUIRED}
+    config = compose(config_name, overrides=[f"{name}={value}" for name, value in given.items()])
+    assert schema.load_as(cls, config) == cls(**given)
 
 
 @pytest.mark.parametrize("path", sorted(p.relative_to(CONF).as_posix() for p in CONF.rglob("*.yaml")))

@@ -1,0 +1,127 @@
+"""`attn combine`: a forward and a backward reader of the same data, their answers put together."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attn_cli.config import schema
+from attn_cli.devices import choose_device, prepare_cpu
+from attn_cli.errors import Refused
+from attn_cli.inference.combine import combine
+from attn_cli.inference.monte_carlo import evaluation_noise, wilson
+from attn_cli.inference.sequences import Reading, read
+from attn_cli.learning.restore import Restored, restore
+from attn_cli.pictures import tables
+from attn_cli.runs import open_run, write_atomically
+
+
+def run(config: schema.Combine) -> dict[str, Any]:
+    """Errors of both readers and of their combination on the same images; writes combined-….json beside the forward
+    run's results.
+    """
+    prepare_cpu(config.threads)
+    device = choose_device(config.device)
+    forward, backward = _reader("forward", config, device), _reader("backward", config, device)
+    _check_pair(forward, backward, config.split)
+    images, labels = forward.data.fixed(config.split)
+    start = time.perf_counter()
+    wrong = _wrong(forward, backward, images, labels, config)
+    seconds = time.perf_counter() - start
+    count = len(labels)
+    rate = {name: 100 * values.float().mean().item() for name, values in wrong.items()}
+    error = "test_error" if config.split == "test" else "val_error"
+    result = {
+        "forward": str(forward.run.path),
+        "backward": str(backward.run.path),
+        "data": forward.config.data.name,
+        "split": config.split,
+        "rule": config.rule,
+        "mc_samples": config.mc_samples,
+        "average": config.average if config.mc_samples else None,
+        "forward_error": rate["forward"],
+        "backward_error": rate["backward"],
+        error: rate["combined"],
+        f"{error}_interval": list(wilson(wrong["combined"].sum().item(), count)),
+        "gain": rate["forward"] - rate["combined"],  # over the forward reader, in points
+        "gain_interval": paired_interval(wrong["forward"], wrong["combined"]),
+        "images": count,
+        "seed": config.seed,
+        "seconds": seconds,
+        "digest": forward.data.digest(config.split),
+    }
+    name = f"combined-{config.split}-{config.rule}-{f'mc{config.mc_samples}' if config.mc_samples else 'mean'}.json"
+    write_atomically(forward.run.path / name, json.dumps(result, indent=2) + "\n")
+    tables.show(tables.result_table(result))
+    print(f"Written to {forward.run.path / name}")
+    return result
+
+
+def paired_interval(before: Tensor, after: Tensor) -> list[float]:
+    """95 % interval of the difference of two error rates on the same images, in points: bool (n,) each, true where
+    wrong.
+    """
+    difference = before.double() - after.double()
+    mean, spread = difference.mean().item(), difference.std().item() / math.sqrt(len(difference))
+    return [100 * (mean - 1.959964 * spread), 100 * (mean + 1.959964 * spread)]
+
+
+def _reader(direction: str, config: schema.Combine, device: torch.device) -> Restored:
+    path = config.forward if direction == "forward" else config.backward
+    restored = restore(open_run(path), config.checkpoint, device)
+    if not restored.model.sequence:
+        raise Refused(f"{direction}={path} answers with one label: `attn combine` takes two readers of sequences.")
+    trained = getattr(restored.config.model, "reader", "forward")
+    if trained != direction:
+        raise Refused(f"{direction}={path} was trained with model.reader={trained}: swap the two, or name another run.")
+    return restored
+
+
+def _check_pair(forward: Restored, backward: Restored, split: str) -> None:
+    for what, one, other in (
+        ("data", forward.data.digest(split), backward.data.digest(split)),
+        ("classes", forward.data.info.class_names, backward.data.info.class_names),
+    ):
+        if one != other:
+            raise Refused(
+                f"The two runs have different {what} ({forward.config.data.name}, {backward.config.data.name}): "
+                "combine readers of the same images."
+            )
+
+
+def _wrong(
+    forward: Restored, backward: Restored, images: Tensor, labels: Tensor, config: schema.Combine
+) -> dict[str, Tensor]:
+    """bool (n,) per reader and for their combination: true where anything in the sequence is wrong."""
+    M, n = max(1, config.mc_samples), len(labels)
+    size = max(1, min(n, config.batch_size // M))
+    parts: dict[str, list[Tensor]] = {"forward": [], "backward": [], "combined": []}
+    noise = {
+        # The readers' paths are independent of each other: each has its own seed.
+        name: torch.stack([evaluation_noise(config.seed, repeat, m, n, restored.model.steps) for m in range(M)])
+        for repeat, (name, restored) in enumerate((("forward", forward), ("backward", backward)))
+    }
+    for low in range(0, n, size):
+        part = slice(low, low + size)
+        readings: dict[str, Reading] = {}
+        for name, restored in (("forward", forward), ("backward", backward)):
+            paths = noise[name][:, part].to(images.device)
+            readings[name] = read(
+                restored.model, images[part], paths, greedy=config.mc_samples == 0, average=config.average
+            )
+            said = restored.model.order(labels[part])
+            parts[name].append((readings[name].labels[-1] != said).any(-1))
+        both = combine(
+            readings["forward"].labels[-1],
+            readings["backward"].labels[-1],
+            readings["forward"].log_probs,
+            readings["backward"].log_probs,
+            config.rule,
+        )
+        parts["combined"].append((both != labels[part]).any(-1))
+    return {name: torch.cat(values) for name, values in parts.items()}
