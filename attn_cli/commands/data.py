@@ -76,11 +76,19 @@ def _list(root: Path) -> None:
             table.add_row(name, "any", "any", f"yours: {OWN[name]}, data.path=PATH")
         elif name in schema.DATA:
             config = config_of(name)
-            table.add_row(name, f"{config.height}×{config.width}", "10", states[config.source])
+            table.add_row(name, f"{config.height}×{config.width}", _classes(config), states[config.source])
         else:
             table.add_row(name, "–", "–", "from an installed package")
     show(table)
     print(f"data folder: {root}")
+
+
+def _classes(config: Any) -> str:
+    if isinstance(config, schema.Pairs):
+        from attn_cli.data.pairs import class_names
+
+        return str(len(class_names(config.label)))
+    return "10"
 
 
 def _state(source: str, root: Path) -> str:
@@ -102,7 +110,7 @@ def _prepare(name: str, root: Path, from_dir: Path | None) -> None:
     if name in OWN:
         raise Refused(f"data={name} is read as it is and needs no preparation: `attn data info PATH` checks your data.")
     config = config_of(name)
-    if not isinstance(config, schema.Scenes):
+    if not isinstance(config, schema.FROM_DIGITS):
         raise Refused(f"data={name} comes from an installed package and prepares itself when it is used.")
     path = prepare(config.source, root, from_dir)
     print(f"{name} is ready: {path}")
@@ -122,7 +130,7 @@ def _info(name: str, root: Path, given_root: str | None) -> None:
         config = schema.Arrays(path=name)
     else:
         config = config_of(name)
-    if isinstance(config, schema.Scenes):
+    if isinstance(config, schema.FROM_DIGITS):
         config = dataclasses.replace(config, root=given_root, download=False)
         path = prepared.path_of(config.source, root)
     data = open_data(config)
@@ -133,7 +141,7 @@ def _info(name: str, root: Path, given_root: str | None) -> None:
     table.add_row("background", str(info.background))
     table.add_row("classes", str(info.classes))
     table.add_row("file", str(path))
-    if isinstance(config, schema.Scenes):
+    if isinstance(config, schema.FROM_DIGITS):
         source = prepared.read(config.source, root)
         table.add_row("made from", source.origin)
         table.add_row("sha256 of the digits", source.content_sha256() + _recorded(source))

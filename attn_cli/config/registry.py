@@ -25,11 +25,12 @@ SCENES = (
     "cluttered_digits",
     "cluttered_digits_100",
 )
+PAIRS = ("mnist_pairs", "digits_pairs", "mnist_sum", "digits_sum")
 MODELS: dict[str, str] = {
     **dict.fromkeys(("ram", "ram_lstm"), "attn_cli.models.ram:RAM"),
     **dict.fromkeys(("dram", "dram_small", "dram_mnist"), "attn_cli.models.dram:DRAM"),
 }
-DATA: dict[str, str] = {name: "attn_cli.data.batches:open_data" for name in (*SCENES, "folder", "arrays")}
+DATA: dict[str, str] = {name: "attn_cli.data.batches:open_data" for name in (*SCENES, *PAIRS, "folder", "arrays")}
 
 _BUILT_IN = {"model": MODELS, "data": DATA}
 _GROUPS = {"model": "attn.models", "data": "attn.data"}

@@ -95,6 +95,24 @@ class Scenes:
 
 
 @dataclass(frozen=True)
+class Pairs:
+    """Two digits in one canvas, with clutter or without; the class is the pair (in either order) or the sum."""
+
+    name: str = "mnist_pairs"
+    source: str = choice("mnist", "mnist", "digits")
+    label: str = choice("pair", "pair", "sum")
+    height: int = bounded(100, 28, WIDEST)
+    width: int = bounded(100, 28, WIDEST)
+    overlap: float = bounded(0.0, 0, 1)  # largest share of a digit's box that the other's box may cover
+    pieces: int = bounded(8, 0, 256)  # of clutter, cut from other digits
+    piece_size: int = bounded(8, 1, 28)  # pixels a side of a piece
+    root: str | None = None  # data folder; None: $ATTN_DATA or the user cache folder
+    download: bool = True
+    train_limit: int | None = bounded(None, 1, 10_000_000)  # use only the first n training digits
+    retina: Retina = field(default_factory=lambda: Retina(12, 2))
+
+
+@dataclass(frozen=True)
 class Folder:
     """A person's own images: class folders (data=folder)."""
 
@@ -169,7 +187,9 @@ class Config:
     """`attn train`, and what a run folder keeps."""
 
     model: Ram | Dram = field(default_factory=Ram)  # or the Config of an installed package's model
-    data: Scenes | Folder | Arrays = field(default_factory=Scenes)  # or the Config of an installed package's data
+    data: Scenes | Pairs | Folder | Arrays = field(
+        default_factory=Scenes
+    )  # or the Config of an installed package's data
     scales: Scales = field(default_factory=Scales)
     glimpses: Glimpses = field(default_factory=Glimpses)
     trainer: Trainer = field(default_factory=Trainer)
@@ -267,7 +287,13 @@ class Bench:
 
 
 MODELS: dict[str, type] = {"ram": Ram, "ram_lstm": Ram, **dict.fromkeys(("dram", "dram_small", "dram_mnist"), Dram)}
-DATA: dict[str, type] = {**dict.fromkeys(registry.SCENES, Scenes), "folder": Folder, "arrays": Arrays}
+DATA: dict[str, type] = {
+    **dict.fromkeys(registry.SCENES, Scenes),
+    **dict.fromkeys(registry.PAIRS, Pairs),
+    "folder": Folder,
+    "arrays": Arrays,
+}
+FROM_DIGITS = (Scenes, Pairs)  # made from prepared digits: they have the keys source, root and download
 
 
 def load(config: Any) -> Config:

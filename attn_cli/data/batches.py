@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from attn_cli.config import registry, schema
-from attn_cli.data import prepared
+from attn_cli.data import pairs, prepared
 from attn_cli.data.keys import key, permutation
 from attn_cli.data.prepare import Log, prepare
-from attn_cli.data.scenes import Geometry, fixed_scenes, misfit, scenes
+from attn_cli.data.scenes import CHUNK, Geometry, fixed_scenes, misfit, scenes
 from attn_cli.errors import Refused
 
 Split = str  # "validation" or "test"
@@ -27,9 +27,7 @@ Split = str  # "validation" or "test"
 
 @dataclass(frozen=True)
 class DataInfo:
-    """Image size in pixels, `background` 0 to 255 (what is outside the image), number of images per split; `length` is
-    0 for one label per image, else the largest number L of labels.
-    """
+    """Image size in pixels, `background` 0 to 255 (what is outside the image), number of images per split."""
 
     name: str
     channels: int
@@ -41,12 +39,14 @@ class DataInfo:
     train: int
     validation: int
     test: int
-    length: int = 0
+    length: int = 0  # largest number L of objects in an image that is labelled with a sequence; 0: one label an image
 
 
 class Data(Protocol):
-    """What training and evaluation need of a data set. Images uint8 (B, C, H, W), labels int64 (B,); of sequences
-    (B, L + 1): the labels from left to right, the terminal class K, then -1 to the end.
+    """What training and evaluation need of a data set. Images uint8 (B, C, H, W), labels int64 (B,).
+
+    Labels of sequences are int64 (B, L + 1): the objects from left to right, then the number of classes (the terminal
+    class), then -1 to the end.
     """
 
     info: DataInfo
@@ -121,6 +121,55 @@ class Digits:
         g = self.geometry
         name = ("fixed", self._source, split, g.height, g.width, g.pieces, g.piece_size)
         return fixed_scenes(g, self.images[split], *name)[:, None], self.labels[split]
+
+
+class Composer(Protocol):
+    """Makes scenes, a batch at a time, from the digits of one split."""
+
+    def to(self, device: torch.device | str) -> Self:
+        """Moves the digits to the device, in place."""
+        ...
+
+    def compose(self, own: np.ndarray, *parts: int | str) -> tuple[Tensor, Tensor]:
+        """Images and labels on the device, the same on every device; `own` int64 (B,) are numbers of scenes."""
+        ...
+
+
+class Composed:
+    """Scenes of several digits, as many as digits: made on the fly for training, fixed for the other splits."""
+
+    def __init__(self, info: DataInfo, composers: Mapping[str, Composer], identity: tuple[int | str, ...]):
+        """`identity` names what fixed scenes depend on; it keys their random numbers."""
+        self.info, self._identity = info, identity
+        self._composers = dict(composers)
+        self._fixed = _Fixed(self._fixed_split)
+        self._order = _Order(info.train)
+
+    def to(self, device: torch.device | str) -> Self:
+        for composer in self._composers.values():
+            composer.to(device)
+        self._fixed.to(device)
+        return self
+
+    def steps_per_epoch(self, batch_size: int) -> int:
+        return max(self.info.train // batch_size, 1)
+
+    def train_batch(self, seed: int, epoch: int, step: int, batch_size: int) -> tuple[Tensor, Tensor]:
+        _, own = self._order.batch(seed, epoch, step, batch_size)
+        return self._composers["train"].compose(own, "scene", seed, epoch, step)
+
+    def fixed(self, split: Split) -> tuple[Tensor, Tensor]:
+        return self._fixed.get(split)
+
+    def digest(self, split: Split) -> str:
+        return self._fixed.digest(split)
+
+    def _fixed_split(self, split: Split) -> tuple[Tensor, Tensor]:
+        count = self.info.validation if split == "validation" else self.info.test
+        name = ("fixed", *self._identity, split)
+        starts = range(0, count, CHUNK)
+        made = [self._composers[split].compose(np.arange(s, min(s + CHUNK, count)), *name, s) for s in starts]
+        return torch.cat([images for images, _ in made]), torch.cat([labels for _, labels in made])
 
 
 class Images:
@@ -225,6 +274,8 @@ def open_data(config: Any, *, log: Log = print) -> Data:
     """
     if isinstance(config, schema.Scenes):
         return Digits(config, _source(config, log))
+    if isinstance(config, schema.Pairs):
+        return _pairs(config, _source(config, log))
     if isinstance(config, schema.Arrays):
         from attn_cli.data.sources import arrays
 
@@ -238,7 +289,24 @@ def open_data(config: Any, *, log: Log = print) -> Data:
     return registry.load("data", config.name)(config, log=log)
 
 
-def _source(config: schema.Scenes, log: Log) -> prepared.Prepared:
+def _pairs(config: schema.Pairs, source: prepared.Prepared) -> Composed:
+    """Raises Refused if the configured sizes cannot work with these digits."""
+    geometry = Geometry(config.height, config.width, config.pieces, config.piece_size, translate=True)
+    problem = pairs.misfit(geometry, source.images["train"].shape[1:], config.overlap)
+    if problem:
+        raise Refused(f"{problem}.")
+    pools = {split: slice(config.train_limit if split == "train" else None) for split in prepared.SPLITS}
+    digits = {split: (source.images[split][part], source.labels[split][part]) for split, part in pools.items()}
+    composers = {split: pairs.Pairs(geometry, config.overlap, config.label, *pool) for split, pool in digits.items()}
+    names = pairs.class_names(config.label)
+    counts = {split: len(labels) for split, (_, labels) in digits.items()}
+    info = DataInfo(config.name, 1, config.height, config.width, len(names), names, background=0, **counts)
+    # The label is not part of the name: sums are the pairs' scenes without pieces.
+    sizes = (config.height, config.width, config.pieces, config.piece_size, repr(config.overlap))
+    return Composed(info, composers, ("pairs", source.name, *sizes))
+
+
+def _source(config: schema.Scenes | schema.Pairs, log: Log) -> prepared.Prepared:
     root = prepared.data_root(config.root)
     try:
         return prepared.read(config.source, root)

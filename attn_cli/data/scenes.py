@@ -58,11 +58,9 @@ def layout(geometry: Geometry, pool: tuple[int, int, int], own: np.ndarray, *par
     `pool` is (n, h, w); `own` int64 (B,) says which digit of the pool each scene shows; `parts` key the random numbers.
     """
     n, h, w = pool
-    p, pieces, count = geometry.piece_size, geometry.pieces, len(own)
+    pieces, count = geometry.pieces, len(own)
     others = max(n - 1, 1)  # a pool of one digit has no other: its clutter comes from itself
-    bounds = [geometry.height - h + 1, geometry.width - w + 1]
-    for bound in (others, h - p + 1, w - p + 1, geometry.height - p + 1, geometry.width - p + 1):
-        bounds += [bound] * pieces
+    bounds = [geometry.height - h + 1, geometry.width - w + 1, *piece_bounds(geometry, (others, h, w))]
     values = below(np.array(bounds), (count, len(bounds)), *parts)
     y, x = values[:, 0], values[:, 1]
     if not geometry.translate:
@@ -73,17 +71,25 @@ def layout(geometry: Geometry, pool: tuple[int, int, int], own: np.ndarray, *par
     return Layout(y, x, source, source_y, source_x, piece_y, piece_x)
 
 
+def piece_bounds(geometry: Geometry, pool: tuple[int, int, int]) -> list[int]:
+    """How many values there are for source, source_y, source_x, piece_y and piece_x of each piece: 5 P numbers."""
+    n, h, w = pool
+    p = geometry.piece_size
+    bounds = (n, h - p + 1, w - p + 1, geometry.height - p + 1, geometry.width - p + 1)
+    return [bound for bound in bounds for _ in range(geometry.pieces)]
+
+
 def render(geometry: Geometry, digits: Tensor, shown: Tensor, where: Layout) -> Tensor:
     """uint8 (B, H, W) on the device of the pool `digits` (n, h, w); `shown` uint8 (B, h, w) are the scenes' own digits.
 
     No loop over images.
     """
-    scenes = _place(geometry, shown, where)
-    return _clutter(geometry, scenes, digits, where) if geometry.pieces else scenes
+    scenes = place(geometry, shown, where.y, where.x)
+    return clutter(geometry, scenes, digits, where) if geometry.pieces else scenes
 
 
-def _place(geometry: Geometry, shown: Tensor, where: Layout) -> Tensor:
-    """Each digit (B, h, w) at its place on a blank scene.
+def place(geometry: Geometry, shown: Tensor, y: np.ndarray, x: np.ndarray) -> Tensor:
+    """Each digit (B, h, w) at its place, y and x int64 (B,), on a blank scene.
 
     A digit that is written with the scene's row pitch W is moved by (y, x) when its flat memory is shifted by
     y W + x: no pixel wraps, as x + w ≤ W. So a scene is one contiguous run of H W bytes out of a zero-padded buffer,
@@ -95,11 +101,11 @@ def _place(geometry: Geometry, shown: Tensor, where: Layout) -> Tensor:
     buffer = shown.new_zeros(b, reach + size)
     buffer[:, reach : reach + h * geometry.width].unflatten(1, (h, geometry.width))[:, :, :w] = shown
     runs = buffer.view(-1).as_strided((buffer.numel() - size + 1, size), (1, 1))
-    start = np.arange(b) * (reach + size) + reach - (where.y * geometry.width + where.x)
+    start = np.arange(b) * (reach + size) + reach - (y * geometry.width + x)
     return runs.index_select(0, torch.from_numpy(start).to(shown.device)).view(b, geometry.height, geometry.width)
 
 
-def _clutter(geometry: Geometry, scenes: Tensor, digits: Tensor, where: Layout) -> Tensor:
+def clutter(geometry: Geometry, scenes: Tensor, digits: Tensor, where: Layout) -> Tensor:
     """The pieces added to scenes (B, H, W) in place, with the sum clamped at 255."""
     n, h, w = digits.shape
     b, height, width = scenes.shape

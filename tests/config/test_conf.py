@@ -109,7 +109,7 @@ def test_every_file_explains_itself_and_names_no_code(path: str) -> None:
     assert any(line.startswith("# ") and not line.startswith("# @") for line in text.splitlines()[:2])
 
 
-@pytest.mark.parametrize("data", ["mnist", "translated_mnist", "cluttered_mnist", "cluttered_mnist_100", "folder"])
+@pytest.mark.parametrize("data", ["mnist", "translated_mnist", "cluttered_mnist_100", "mnist_pairs", "folder"])
 def test_retina_follows_the_data_unless_told_otherwise(data: str) -> None:
     path = ["data.path=x"] if data == "folder" else []
     config = composed(f"data={data}", *path)
@@ -119,7 +119,7 @@ def test_retina_follows_the_data_unless_told_otherwise(data: str) -> None:
 
 
 def test_same_scenes_from_either_source() -> None:
-    for mnist in ("mnist", "translated_mnist", "cluttered_mnist", "cluttered_mnist_100"):
+    for mnist in (name for name in registry.DATA if "mnist" in name):
         digits = mnist.replace("mnist", "digits")
         ours, theirs = raw(f"data/{digits}.yaml"), raw(f"data/{mnist}.yaml")
         assert (ours.pop("source"), theirs.pop("source")) == ("digits", "mnist")

@@ -31,6 +31,7 @@ def test_list_as_a_command(digit_root: Path) -> None:
         assert name in rows
     assert "100×100" in rows["cluttered_mnist_100"] and "downloads 11.6 MB" in rows["cluttered_mnist_100"]
     assert "prepared" in rows["digits"] and "prepared" in rows["cluttered_digits"]
+    assert [rows[name].split()[4] for name in ("mnist", "mnist_pairs", "digits_sum")] == ["10", "55", "19"]
     assert "yours" in rows["folder"] and str(digit_root) in done.stdout
 
 
