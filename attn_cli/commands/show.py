@@ -52,7 +52,7 @@ def draw(
     """paths-<split>.png and, if asked, glimpses-<split>-<i>.gif for each image; the noise is that of `attn eval`."""
     model, names = restored.model, restored.data.info.class_names
     index = torch.tensor(wanted, device=images.device)
-    noise = evaluation_noise(seed, 0, 0, len(labels), model.glimpses)[torch.tensor(wanted)]
+    noise = evaluation_noise(seed, 0, 0, len(labels), model.steps)[torch.tensor(wanted)]
     chosen, truth = images[index], labels[index].cpu()
     _, trace = rollout(model, chosen, noise[None].to(images.device), greedy=True, record=True)
     folder.mkdir(parents=True, exist_ok=True)
