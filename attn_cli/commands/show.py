@@ -53,12 +53,12 @@ def draw(
     model, names = restored.model, restored.data.info.class_names
     index = torch.tensor(wanted, device=images.device)
     noise = evaluation_noise(seed, 0, 0, len(labels), model.steps)[torch.tensor(wanted)]
-    chosen, truth = images[index], labels[index].cpu()
+    chosen, truth = images[index], model.order(labels[index]).cpu()
     _, trace = rollout(model, chosen, noise[None].to(images.device), greedy=True, record=True)
     folder.mkdir(parents=True, exist_ok=True)
     files = [glimpse_path_figure(chosen, trace, truth, names, folder / f"paths-{split}.png")]
     if gif:
         for i, number in enumerate(wanted):
             path = folder / f"glimpses-{split}-{number}.gif"
-            files.append(glimpse_animation(chosen[i], trace, i, int(truth[i]), names, path))
+            files.append(glimpse_animation(chosen[i], trace, i, truth[i], names, path))
     return files

@@ -9,7 +9,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -40,7 +40,7 @@ def glimpse_animation(
     image: Tensor,
     trace: Trace,
     index: int,
-    label: int,
+    label: Any,
     class_names: Sequence[str],
     path: Path | str,
     sample: int = 0,
@@ -49,12 +49,24 @@ def glimpse_animation(
 
     Each frame shows the image with the sensor boxes and the path so far (green while the prediction is right, red while
     it is wrong), the composed glimpse, and the probabilities after it with the truth marked. Beyond 12 classes: those
-    that ever came first, then the likeliest, and always the truth. Writes a GIF that loops and returns its path.
+    that ever came first, then the likeliest, and always the truth. With sequences `label` is a row (S,), the truth is
+    that of the target that is being read, the glimpses end where the reader does, and the title says what was read.
+    Writes a GIF that loops and returns its path.
     Errors: `ValueError` if the trace was not recorded.
     """
     fields = drawing.recorded(trace, "locations", "patches", "boxes", "step_logits")
     locations, patches, boxes, logits = (values[sample, index] for values in fields)
-    scene = _Scene.of(drawing.array(image), patches, boxes, drawing.probabilities(logits), int(label), class_names)
+    answer = drawing.answer(drawing.array(trace.logits)[sample, index], label, len(locations))
+    pace, truths, titles, names = len(locations), [*answer.truth], [""] * len(locations), list(class_names)
+    if trace.logits.dim() == 4:
+        end = logits.shape[-1] - 1
+        pace, names = len(locations) // trace.logits.shape[2], [*names[:end], "end"]
+        truths += [end] * (answer.glimpses // pace)
+        titles = [", read " + " ".join(names[k] for k in answer.said[: (t + 1) // pace]) for t in range(len(locations))]
+    locations, patches, boxes, logits = (v[: answer.glimpses] for v in (locations, patches, boxes, logits))
+    per_glimpse = [truths[t // pace] for t in range(answer.glimpses)]
+    chances = drawing.probabilities(logits)
+    scene = _Scene.of(drawing.array(image), patches, boxes, chances, per_glimpse, titles, names)
     still = scene.background()
     frames = []
     for t in range(len(locations)):
@@ -83,7 +95,8 @@ class _Scene:
     patches: np.ndarray  # (N, k, C, g, g)
     boxes: np.ndarray  # (N, k, 4)
     chances: np.ndarray  # (N, K)
-    truth: int
+    truths: list[int]  # of each glimpse
+    titles: list[str]  # what follows the number of the glimpse
     classes: list[int]  # those with a bar
     names: list[str]
     glimpse_zoom: float
@@ -96,7 +109,8 @@ class _Scene:
         patches: np.ndarray,
         boxes: np.ndarray,
         chances: np.ndarray,
-        truth: int,
+        truths: list[int],
+        titles: list[str],
         class_names: Sequence[str],
     ) -> _Scene:
         image = drawing.to_image(pixels.transpose(1, 2, 0))
@@ -111,7 +125,7 @@ class _Scene:
 
         whole = compose_glimpse(patches[0]).shape[0]
         glimpse_zoom = GLIMPSE_SIDE / whole if whole > GLIMPSE_SIDE else GLIMPSE_SIDE // whole
-        classes = _classes_to_show(chances, truth)
+        classes = _classes_to_show(chances, truths)
         face = drawing.font(13, bold=True)
         names = [drawing.shorten(drawing.class_name(class_names, k), face, NAME_ROOM) for k in classes]
         return _Scene(
@@ -124,7 +138,8 @@ class _Scene:
             patches=patches,
             boxes=boxes,
             chances=chances,
-            truth=truth,
+            truths=truths,
+            titles=titles,
             classes=classes,
             names=names,
             glimpse_zoom=glimpse_zoom,
@@ -171,9 +186,10 @@ class _Scene:
     def draw(self, page: Image.Image, t: int, locations: np.ndarray) -> None:
         """Frame t (from 0)."""
         guess = int(self.chances[t].argmax())
-        colour = RIGHT if guess == self.truth else WRONG
+        truth = self.truths[t]
+        colour = RIGHT if guess == truth else WRONG
         draw = ImageDraw.Draw(page)
-        title = f"Glimpse {t + 1} of {len(locations)}"
+        title = f"Glimpse {t + 1} of {len(locations)}{self.titles[t]}"
         draw.text((GAP, HEADING / 2 + 3), title, INK, drawing.font(14, bold=True), anchor="lm")
 
         top = 2 * HEADING
@@ -191,7 +207,7 @@ class _Scene:
         drawing.place(page, drawing.enlarge(seen, self.glimpse_zoom), self.glimpse_x, top)
 
         for row, (k, name) in enumerate(zip(self.classes, self.names, strict=True)):
-            self._bar(draw, top + row * BAR, name, float(self.chances[t, k]), k == guess, k == self.truth)
+            self._bar(draw, top + row * BAR, name, float(self.chances[t, k]), k == guess, k == truth)
 
     def _bar(self, draw: ImageDraw.ImageDraw, y: int, name: str, chance: float, guessed: bool, true: bool) -> None:
         """The truth has a bold name, a triangle and an outline of full length; the prediction has a coloured bar."""
@@ -227,11 +243,11 @@ def _to_palette(frame: Image.Image, palette: list[Colour], grey: bool) -> Image.
     return exact
 
 
-def _classes_to_show(chances: np.ndarray, truth: int) -> list[int]:
+def _classes_to_show(chances: np.ndarray, truths: Sequence[int]) -> list[int]:
     """All classes, or of more than 12 those that matter in any frame, in their own order."""
     count = chances.shape[1]
     if count <= MOST_BARS:
         return list(range(count))
     likeliest = np.argsort(-chances.max(0), kind="stable")
-    first = dict.fromkeys([truth, *reversed(chances.argmax(1).tolist()), *likeliest.tolist()])
+    first = dict.fromkeys([*truths, *reversed(chances.argmax(1).tolist()), *likeliest.tolist()])
     return sorted(list(first)[:MOST_BARS])

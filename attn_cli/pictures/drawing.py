@@ -8,6 +8,7 @@ Legend: N glimpses, C channels, k scales, g glimpse width in pixels, H × W imag
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,34 @@ def compose_glimpse(patches: Any) -> np.ndarray:
         enlarged = patches[scale].repeat(2**scale, axis=1).repeat(2**scale, axis=2)
         composed[start : start + width, start : start + width] = enlarged.transpose(1, 2, 0)
     return composed
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a path through one image said, and what it should have: lists of labels, one long for a single label."""
+
+    said: list[int]
+    truth: list[int]
+    chance: float  # probability of all that was said
+    glimpses: int  # that were used; with sequences those up to the end that was said
+
+    @property
+    def right(self) -> bool:
+        return self.said == self.truth
+
+
+def answer(logits: np.ndarray, truth: Any, glimpses: int) -> Answer:
+    """From logits (K,) and an integer, or of a sequence (S, K + 1) and labels (S,) with the terminal class and -1."""
+    chances = probabilities(logits)
+    best = chances.argmax(-1)
+    if logits.ndim == 1:
+        return Answer([int(best)], [int(truth)], float(chances[best]), glimpses)
+    targets, end = logits.shape[0], logits.shape[1] - 1
+    answers = best.tolist()
+    used = answers.index(end) + 1 if end in answers else targets
+    said = [label for label in answers[:used] if label != end]
+    chance = float(chances.max(-1)[:used].prod())
+    return Answer(said, [int(label) for label in truth if 0 <= label != end], chance, used * glimpses // targets)
 
 
 def to_image(pixels: np.ndarray) -> Image.Image:

@@ -8,9 +8,8 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from PIL import Image, ImageDraw
 
 from attn_cli.pictures import drawing
@@ -28,32 +27,37 @@ SIDE = 176  # what the longer side of an image is enlarged to, nearly, in pixels
 GAP = drawing.REACH + 1  # between panels: room for a circle at the border of the image
 HEADING = 20  # height of a line of text
 CAPTION = HEADING + 7  # above a row, out of the way of a circle at the border
+END = -1  # stands for the terminal class
 NARROWEST = 330  # a page with one glimpse still needs room for its caption
 
 
 def glimpse_path_figure(
     images: Tensor,
     trace: Trace,
-    labels: Tensor | Sequence[int],
+    labels: Tensor | Sequence[Any],
     class_names: Sequence[str],
     path: Path | str,
     sample: int = 0,
 ) -> Path:
     """One row per image: the image with path `sample` over it (green: right, red: wrong), then its N glimpses.
 
-    images (B, C, H, W) uint8, labels (B,), trace recorded, all of the same B images. Writes a PNG and returns its path.
+    images (B, C, H, W) uint8, labels (B,) or of sequences (B, S), trace recorded, all of the same B images. Of a
+    sequence the glimpses up to the end that was read are drawn, and on the last one of each target what was read
+    there. Writes a PNG and returns its path.
     Errors: `ValueError` if the trace was not recorded or is of other images.
     """
     pixels, truths = drawing.array(images), drawing.array(labels)
     locations, patches = (values[sample] for values in drawing.recorded(trace, "locations", "patches"))
-    chances = drawing.probabilities(drawing.array(trace.logits)[sample])
+    logits = drawing.array(trace.logits)[sample]
     if not len(pixels) == len(truths) == len(locations) or not len(pixels):
         raise ValueError(
             f"{len(pixels)} images, {len(truths)} labels and the paths of {len(locations)} images do not match."
         )
 
     count, _, height, width = pixels.shape
-    glimpses = patches.shape[1]
+    answers = [drawing.answer(logits[b], truths[b], patches.shape[1]) for b in range(count)]
+    glimpses = max(answer.glimpses for answer in answers)
+    pace = patches.shape[1] // (logits.shape[1] if logits.ndim == 3 else 1)  # glimpses for one target
     zoom = drawing.zoom_to(height, width, SIDE)
     first = drawing.enlarge(drawing.to_image(pixels[0].transpose(1, 2, 0)), zoom).size
     side = min(max(first), SIDE + 24)
@@ -75,19 +79,21 @@ def glimpse_path_figure(
         text = "image" if t < 0 else f"glimpse {t + 1}" if glimpse_side > 64 else str(t + 1)
         draw.text((middle, 6), text, FAINT, small, anchor="mt")
 
-    for b in range(count):
-        truth, chance = int(truths[b]), chances[b]
-        guess = int(chance.argmax())
-        colour = RIGHT if guess == truth else WRONG
+    for b, answer in enumerate(answers):
         caption_y = top + b * pitch
-        _caption(draw, caption_y, page_width, truth, guess, chance, class_names)
+        _caption(draw, caption_y, page_width, answer, class_names)
         y = caption_y + CAPTION
         drawing.place(page, drawing.enlarge(drawing.to_image(pixels[b].transpose(1, 2, 0)), zoom), column[0], y)
-        for t in range(glimpses):
+        for t in range(answer.glimpses):
             seen = drawing.to_image(compose_glimpse(patches[b, t]))
             drawing.place(page, drawing.enlarge(seen, glimpse_zoom), column[t + 1], y)
-        places = drawing.to_pixels(locations[b], height, width) * zoom + (column[0], y)
-        drawing.draw_path(page, places, colour)
+            if logits.ndim == 3 and (t + 1) % pace == 0:
+                s = t // pace
+                said, truth = ([*labels, END][: s + 1][s:] for labels in (answer.said, answer.truth))
+                text = "end" if said == [END] else drawing.class_name(class_names, said[0])
+                _stamp(draw, column[t + 1], y, text, said == truth)
+        places = drawing.to_pixels(locations[b, : answer.glimpses], height, width) * zoom + (column[0], y)
+        drawing.draw_path(page, places, RIGHT if answer.right else WRONG)
     _legend(page, draw, page.height - HEADING)
 
     buffer = io.BytesIO()
@@ -95,21 +101,25 @@ def glimpse_path_figure(
     return write(path, buffer.getvalue())
 
 
+def _stamp(draw: ImageDraw.ImageDraw, x: int, y: int, said: str, right: bool) -> None:
+    """What was read, in the corner of a glimpse."""
+    face = drawing.font(13, bold=True)
+    width = round(face.getlength(said)) + 8
+    draw.rectangle((x, y, x + width, y + HEADING - 3), fill=RIGHT if right else WRONG)
+    draw.text((x + width / 2, y + HEADING / 2 - 1), said, PAGE, face, anchor="mm")
+
+
 def _caption(
-    draw: ImageDraw.ImageDraw,
-    y: int,
-    page_width: int,
-    truth: int,
-    guess: int,
-    chance: np.ndarray,
-    class_names: Sequence[str],
+    draw: ImageDraw.ImageDraw, y: int, page_width: int, answer: drawing.Answer, class_names: Sequence[str]
 ) -> None:
     """ "✓ truth 7, predicted 7 (99.1 %)"; long names are cut, the probability never."""
     plain, bold = drawing.font(13), drawing.font(13, bold=True)
-    right = guess == truth
-    mark = "✓ " if right else "✗ "
-    names = [drawing.class_name(class_names, truth), drawing.class_name(class_names, guess)]
-    sentence = f"truth {{}}, predicted {{}} ({drawing.percent(float(chance[guess]))})"
+    mark = "✓ " if answer.right else "✗ "
+    names = [
+        " ".join(drawing.class_name(class_names, label) for label in labels) or "nothing"
+        for labels in (answer.truth, answer.said)
+    ]
+    sentence = f"truth {{}}, predicted {{}} ({drawing.percent(answer.chance)})"
     start = GAP + bold.getlength(mark)
     room = page_width - GAP - start - plain.getlength(sentence.format("", ""))
     wanted = [plain.getlength(name) for name in names]
@@ -117,7 +127,7 @@ def _caption(
         limits = [max(room / 2, room - wanted[1]), max(room / 2, room - wanted[0])]
         names = [drawing.shorten(name, plain, limit) for name, limit in zip(names, limits, strict=True)]
     middle = y + HEADING / 2 - 2
-    draw.text((GAP, middle), mark, RIGHT if right else WRONG, bold, anchor="lm")
+    draw.text((GAP, middle), mark, RIGHT if answer.right else WRONG, bold, anchor="lm")
     draw.text((start, middle), sentence.format(*names), INK, plain, anchor="lm")
 
 

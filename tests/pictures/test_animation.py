@@ -109,10 +109,10 @@ def test_of_many_classes_those_that_matter_are_shown() -> None:
     chances = np.full((3, 40), 0.001)
     chances[0, 30], chances[1, 5], chances[2, 17] = 0.5, 0.6, 0.9
     chances[:, 8] = 0.3
-    shown = animation._classes_to_show(chances, truth=39)
+    shown = animation._classes_to_show(chances, truths=[39])
     assert len(shown) == animation.MOST_BARS and shown == sorted(shown)
     assert {39, 30, 5, 17, 8} <= set(shown)
-    assert animation._classes_to_show(chances[:, :12], truth=3) == list(range(12))
+    assert animation._classes_to_show(chances[:, :12], truths=[3]) == list(range(12))
 
 
 @pytest.mark.parametrize("channels", [1, 3])
