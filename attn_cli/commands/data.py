@@ -163,12 +163,15 @@ def _recorded(source: prepared.Prepared) -> str:
 
 
 def _histogram(data: Any) -> Table:
-    """Images per class and split; classes that never occur are named."""
+    """Images per class and split, of sequences objects per class; classes that never occur are named."""
     info = data.info
     labels = {split: data.fixed(split)[1] for split in ("validation", "test")}
     if hasattr(data, "labels"):
         labels = data.labels
-    counts = {split: np.bincount(values.cpu().numpy(), minlength=info.classes) for split, values in labels.items()}
+    counts = {}
+    for split, values in labels.items():
+        shown = values[(values >= 0) & (values < info.classes)]  # of sequences neither the end nor what is behind it
+        counts[split] = np.bincount(shown.cpu().numpy(), minlength=info.classes)
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("class")
     for split in counts:
@@ -181,4 +184,7 @@ def _histogram(data: Any) -> Table:
         table.add_row("most", *(f"{count.max():,}" for count in counts.values()))
         table.add_row("classes that never occur", *(f"{(count == 0).sum():,}" for count in counts.values()))
     table.add_row("all", *(f"{count.sum():,}" for count in counts.values()), style="bold")
+    for length in range(1, info.length + 1):
+        sequences = ((values >= 0).sum(1) == length + 1 for values in labels.values())
+        table.add_row(f"length {length}", *(f"{int(found.sum()):,}" for found in sequences))
     return table

@@ -26,11 +26,14 @@ SCENES = (
     "cluttered_digits_100",
 )
 PAIRS = ("mnist_pairs", "digits_pairs", "mnist_sum", "digits_sum")
+SEQUENCES = ("mnist_sequence", "mnist_sequence_110", "digits_sequence", "digits_sequence_110")
 MODELS: dict[str, str] = {
     **dict.fromkeys(("ram", "ram_lstm"), "attn_cli.models.ram:RAM"),
     **dict.fromkeys(("dram", "dram_small", "dram_mnist"), "attn_cli.models.dram:DRAM"),
 }
-DATA: dict[str, str] = {name: "attn_cli.data.batches:open_data" for name in (*SCENES, *PAIRS, "folder", "arrays")}
+DATA: dict[str, str] = {
+    name: "attn_cli.data.batches:open_data" for name in (*SCENES, *PAIRS, *SEQUENCES, "folder", "arrays")
+}
 
 _BUILT_IN = {"model": MODELS, "data": DATA}
 _GROUPS = {"model": "attn.models", "data": "attn.data"}

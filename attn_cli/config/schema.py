@@ -113,6 +113,20 @@ class Pairs:
 
 
 @dataclass(frozen=True)
+class Sequences:
+    """One to five digits, laid out like house numbers; the label is the sequence from left to right."""
+
+    name: str = "mnist_sequence"
+    source: str = choice("mnist", "mnist", "digits")
+    height: int = bounded(54, 54, WIDEST)
+    width: int = bounded(54, 54, WIDEST)
+    root: str | None = None  # data folder; None: $ATTN_DATA or the user cache folder
+    download: bool = True
+    train_limit: int | None = bounded(None, 1, 10_000_000)  # use only the first n training digits
+    retina: Retina = field(default_factory=lambda: Retina(12, 2))
+
+
+@dataclass(frozen=True)
 class Folder:
     """A person's own images: class folders (data=folder)."""
 
@@ -187,7 +201,7 @@ class Config:
     """`attn train`, and what a run folder keeps."""
 
     model: Ram | Dram = field(default_factory=Ram)  # or the Config of an installed package's model
-    data: Scenes | Pairs | Folder | Arrays = field(
+    data: Scenes | Pairs | Sequences | Folder | Arrays = field(
         default_factory=Scenes
     )  # or the Config of an installed package's data
     scales: Scales = field(default_factory=Scales)
@@ -290,10 +304,11 @@ MODELS: dict[str, type] = {"ram": Ram, "ram_lstm": Ram, **dict.fromkeys(("dram",
 DATA: dict[str, type] = {
     **dict.fromkeys(registry.SCENES, Scenes),
     **dict.fromkeys(registry.PAIRS, Pairs),
+    **dict.fromkeys(registry.SEQUENCES, Sequences),
     "folder": Folder,
     "arrays": Arrays,
 }
-FROM_DIGITS = (Scenes, Pairs)  # made from prepared digits: they have the keys source, root and download
+FROM_DIGITS = (Scenes, Pairs, Sequences)  # made from prepared digits: they have the keys source, root and download
 
 
 def load(config: Any) -> Config:

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from attn_cli.config import registry, schema
-from attn_cli.data import pairs, prepared
+from attn_cli.data import pairs, prepared, sequences
 from attn_cli.data.keys import key, permutation
+from attn_cli.data.layouts import LONGEST
 from attn_cli.data.prepare import Log, prepare
 from attn_cli.data.scenes import CHUNK, Geometry, fixed_scenes, misfit, scenes
 from attn_cli.errors import Refused
@@ -276,6 +277,8 @@ def open_data(config: Any, *, log: Log = print) -> Data:
         return Digits(config, _source(config, log))
     if isinstance(config, schema.Pairs):
         return _pairs(config, _source(config, log))
+    if isinstance(config, schema.Sequences):
+        return _sequences(config, _source(config, log))
     if isinstance(config, schema.Arrays):
         from attn_cli.data.sources import arrays
 
@@ -295,18 +298,34 @@ def _pairs(config: schema.Pairs, source: prepared.Prepared) -> Composed:
     problem = pairs.misfit(geometry, source.images["train"].shape[1:], config.overlap)
     if problem:
         raise Refused(f"{problem}.")
-    pools = {split: slice(config.train_limit if split == "train" else None) for split in prepared.SPLITS}
-    digits = {split: (source.images[split][part], source.labels[split][part]) for split, part in pools.items()}
-    composers = {split: pairs.Pairs(geometry, config.overlap, config.label, *pool) for split, pool in digits.items()}
+    pools = _pools(config, source)
+    composers = {split: pairs.Pairs(geometry, config.overlap, config.label, *pool) for split, pool in pools.items()}
     names = pairs.class_names(config.label)
-    counts = {split: len(labels) for split, (_, labels) in digits.items()}
+    counts = {split: len(labels) for split, (_, labels) in pools.items()}
     info = DataInfo(config.name, 1, config.height, config.width, len(names), names, background=0, **counts)
     # The label is not part of the name: sums are the pairs' scenes without pieces.
     sizes = (config.height, config.width, config.pieces, config.piece_size, repr(config.overlap))
     return Composed(info, composers, ("pairs", source.name, *sizes))
 
 
-def _source(config: schema.Scenes | schema.Pairs, log: Log) -> prepared.Prepared:
+def _sequences(config: schema.Sequences, source: prepared.Prepared) -> Composed:
+    size, names = (config.height, config.width), source.class_names
+    pools = _pools(config, source)
+    composers = {split: sequences.Sequences(size, split == "train", *pool) for split, pool in pools.items()}
+    counts = {split: len(labels) for split, (_, labels) in pools.items()}
+    info = DataInfo(config.name, 1, *size, len(names), names, background=0, length=LONGEST, **counts)
+    return Composed(info, composers, ("sequence", source.name, *size))
+
+
+def _pools(
+    config: schema.Pairs | schema.Sequences, source: prepared.Prepared
+) -> dict[Split, tuple[np.ndarray, np.ndarray]]:
+    """Digits and labels of each split."""
+    limits = {split: config.train_limit if split == "train" else None for split in prepared.SPLITS}
+    return {split: (source.images[split][:limit], source.labels[split][:limit]) for split, limit in limits.items()}
+
+
+def _source(config: schema.Scenes | schema.Pairs | schema.Sequences, log: Log) -> prepared.Prepared:
     root = prepared.data_root(config.root)
     try:
         return prepared.read(config.source, root)
