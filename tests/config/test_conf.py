@@ -29,7 +29,14 @@ GROUPS = {
     "logger": dict.fromkeys(("csv", "tensorboard", "wandb", "mlflow", "none"), schema.Logger),
 }
 FLAT = {command.config_name: command.config for command in entry.HYDRA_COMMANDS.values() if command.name != "train"}
-EXPERIMENTS = [name for name in choices(CONF, "experiment") if name != "demo"]  # which is no cell of a paper
+CELLS = [name for name in choices(CONF, "experiment") if name != "demo"]  # which is no cell of a paper
+EXPERIMENTS = [name for name in CELLS if name.startswith("ram/")]
+DRAM = {  # published error in %, model, context, data
+    "dram/table1_ram": (9, "ram", None, "mnist_pairs"),
+    "dram/table1_no_context": (7, "dram_mnist", "none", "mnist_pairs"),
+    "dram/table1_dram": (5, "dram_mnist", "conv", "mnist_pairs"),
+    "dram/table2_dram": (2.5, "dram_mnist", "conv", "mnist_sum"),
+}
 
 # (arXiv 1406.6247, NIPS 2014) in % by table and glimpses; None where no number is at hand
 PUBLISHED = {
@@ -155,6 +162,23 @@ def test_experiment_headers_quote_the_paper(name: str) -> None:
     assert quoted is not None
     assert float(quoted[1]) == arxiv
     assert (float(quoted[2]) if quoted[2] else None) == nips
+
+
+def test_every_cell_of_dram_is_listed() -> None:
+    assert sorted(DRAM) == sorted(name for name in CELLS if name.startswith("dram/"))
+
+
+@pytest.mark.parametrize("name", DRAM)
+def test_cells_of_dram(name: str) -> None:
+    published, model, context, data = DRAM[name]
+    config = composed(f"experiment={name}")
+    assert (config.experiment, config.model.name, config.data.name) == (name, model, data)
+    assert (config.glimpses.count, config.glimpses.size, config.scales.count) == (4, 12, 2)
+    assert getattr(config.model, "context", None) == context
+    header = (CONF / "experiment" / f"{name}.yaml").read_text(encoding="utf-8").partition("defaults:")[0]
+    for part in ("# paper: ", "# table: ", "# time: ", f"# command: attn train experiment={name}\n"):
+        assert part in header
+    assert f"# published: {published} % (arXiv 1412.7755)" in header
 
 
 def test_debug_preset_is_short() -> None:
