@@ -8,8 +8,9 @@ from typing import Any
 
 from attn_cli.config import schema
 from attn_cli.devices import choose_device, prepare_cpu
+from attn_cli.errors import Refused
 from attn_cli.inference.monte_carlo import evaluate
-from attn_cli.learning.restore import restore
+from attn_cli.learning.restore import Restored, restore
 from attn_cli.pictures import tables
 from attn_cli.runs import latest, open_run, write_atomically
 
@@ -18,7 +19,9 @@ def run(config: schema.Evaluate) -> dict[str, Any]:
     """Evaluate, print a table, write evaluation-<split>-….json into the run folder; returns what was written."""
     prepare_cpu(config.threads)
     found = open_run(config.run) if config.run else latest(config.outputs)
-    restored = restore(found, config.checkpoint, choose_device(config.device))
+    restored = restore(found, config.checkpoint, choose_device(config.device), config.data)
+    if config.focus:
+        _check_focus(config, restored)
     images, labels = restored.data.fixed(config.split)
     greedy = config.mc_samples == 0
     start = time.perf_counter()
@@ -32,6 +35,7 @@ def run(config: schema.Evaluate) -> dict[str, Any]:
         repeats=config.repeats,
         seed=config.seed,
         batch_size=config.batch_size,
+        focus=config.focus_size if config.focus else None,
     )
     seconds = time.perf_counter() - start
     low, high = outcome.interval()
@@ -45,6 +49,7 @@ def run(config: schema.Evaluate) -> dict[str, Any]:
         "policy": "mean location" if greedy else "sampled",
         "mc_samples": config.mc_samples,
         "average": None if greedy else config.average,
+        "focus": config.focus_size if config.focus else None,
         error: outcome.error(),
         f"{error}_interval": [low, high],
         f"{error}_deviation": outcome.deviation(),  # over the repeats
@@ -57,8 +62,20 @@ def run(config: schema.Evaluate) -> dict[str, Any]:
         "images_per_second": outcome.count * config.repeats * max(1, config.mc_samples) / seconds,
         "digest": restored.data.digest(config.split),
     }
-    name = f"evaluation-{config.split}-{'mean' if greedy else f'mc{config.mc_samples}'}.json"
+    other = f"{restored.config.data.name}-" if config.data else ""
+    how = ("mean" if greedy else f"mc{config.mc_samples}") + ("-focus" if config.focus else "")
+    name = f"evaluation-{other}{config.split}-{how}.json"
     write_atomically(found.path / name, json.dumps(result, indent=2) + "\n")
     tables.show(tables.result_table(result))
     print(f"Written to {found.path / name}")
     return result
+
+
+def _check_focus(config: schema.Evaluate, restored: Restored) -> None:
+    info = restored.data.info
+    if not restored.model.sequence:
+        raise Refused(f"focus=true is for readers of sequences, not for model={restored.config.model.name}.")
+    if config.focus_size > min(info.height, info.width):
+        raise Refused(
+            f"focus_size={config.focus_size} is larger than the {info.height}×{info.width} images of {info.name}."
+        )

@@ -221,6 +221,9 @@ class Evaluate:
 
     run: str | None = None  # run folder; None: the latest finished one in `outputs`
     outputs: str = "outputs"
+    data: Scenes | Pairs | Sequences | Folder | Arrays | None = None  # another data set of the same classes
+    focus: bool = False  # read once, then again in a box around the path
+    focus_size: int = bounded(54, 1, WIDEST)  # pixels a side of that box
     checkpoint: str = choice("best", "best", "last")
     split: str = choice("test", "test", "validation")
     mc_samples: int = bounded(0, 0, 10_000)  # M sampled paths; 0: the mean-location path
@@ -326,7 +329,9 @@ def load(config: Any) -> Config:
 
 def load_as(cls: type[T], config: Any) -> T:
     """Like `load`, for the flat configurations: Evaluate, McAverage, Show, Bench."""
-    built = build(cls, plain(config))
+    values = plain(config)
+    given = {"data": _named_section("data", values["data"], DATA)} if cls is Evaluate and values.get("data") else {}
+    built = build(cls, values, given=given)
     if isinstance(built, Show) and (built.images == 0 or built.images == ()):
         raise Refused("images must be at least 1, or a list of image numbers such as images=[3,5].")
     if isinstance(built, Bench) and not built.shapes:

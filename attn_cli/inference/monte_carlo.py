@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from attn_cli.inference.averages import running_averages
+from attn_cli.inference.combine import crop, focus_box
 from attn_cli.inference.sequences import read
 from attn_cli.models.model import GlimpseModel
 from attn_cli.models.rollout import rollout
@@ -86,9 +87,11 @@ def evaluate(
     repeats: int = 1,
     seed: int = 0,
     batch_size: int = 1000,
+    focus: int | None = None,
 ) -> Evaluation:
     """Count errors on fixed images; of sequences, those in which anything is wrong. Every repeat draws new paths, and
-    new first locations where these are random even for the mean policy.
+    new first locations where these are random even for the mean policy. With `focus` the model first reads along its
+    mean path, then what counts is read in the box of that many pixels around it (DRAM, section 4.3).
     """
     was_training, device = model.training, images_nCHW.device
     model.eval()
@@ -103,7 +106,12 @@ def evaluate(
             part = slice(low, low + B)
             paths = noise[:, part].to(device)
             if model.sequence:
-                reading = read(model, images_nCHW[part], paths, greedy=greedy, average=average)
+                seen = images_nCHW[part]
+                if focus is not None:
+                    first = read(model, seen, torch.zeros_like(paths[:1]))
+                    corner = focus_box(first.locations, first.used, seen.shape[-2], seen.shape[-1], focus)
+                    seen, glimpses = crop(seen, corner, focus), glimpses + M * first.glimpses
+                reading = read(model, seen, paths, greedy=greedy, average=average)
                 wrong += (reading.labels != labels_n[part]).any(-1).sum(1)
                 glimpses += reading.glimpses
             else:

@@ -26,6 +26,8 @@ class Reading:
     labels: Tensor  # int64 (M, B, S): labels, the terminal class, then -1
     log_probs: Tensor  # (B, S, K + 1) average over all paths; of answers that were not needed: 0
     glimpses: int  # run in all, over images and paths
+    locations: Tensor  # (B, T, 2) of the first path, the image spanning [-1, 1]
+    used: Tensor  # bool (B, T): which of its glimpses were run
 
 
 @torch.no_grad()
@@ -42,11 +44,14 @@ def read(
     state = model.start(images_BCHW, M)
     labels = torch.full((M, B, model.targets), -1, dtype=torch.long, device=images_BCHW.device)
     left = torch.arange(B, device=images_BCHW.device)  # (b,) images that are still being read
+    locations = torch.zeros(B, model.steps, 2, device=images_BCHW.device)
+    used = torch.zeros(B, model.steps, dtype=torch.bool, device=images_BCHW.device)
     log_probs, glimpses = None, 0
     for s in range(model.targets):
         for n in range(model.glimpses):
-            noise = noise_MBT2[:, left, s * model.glimpses + n]
-            state = model.step(state, noise.reshape(-1, 2), greedy)
+            t = s * model.glimpses + n
+            state = model.step(state, noise_MBT2[:, left, t].reshape(-1, 2), greedy)
+            locations[left, t], used[left, t] = state.location[: len(left)].float(), True
         glimpses += M * len(left) * model.glimpses
         averages = running_averages(model.classify(state.hidden).view(M, len(left), -1), average)  # (M, b, K + 1)
         if log_probs is None:
@@ -61,7 +66,7 @@ def read(
         if s + 1 < model.targets and not going.all():
             state, left = keep(state, going.nonzero()[:, 0], M), left[going]
     assert log_probs is not None
-    return Reading(labels, log_probs, glimpses)
+    return Reading(labels, log_probs, glimpses, locations, used)
 
 
 def keep(state: Any, images: Tensor, samples: int) -> Any:

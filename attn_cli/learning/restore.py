@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -25,15 +26,19 @@ class Restored:
     data: Data
 
 
-def restore(run: Run, checkpoint: str, device: torch.device) -> Restored:
-    """Configuration from the run, weights from its `best` or `last` checkpoint, data on the device."""
+def restore(run: Run, checkpoint: str, device: torch.device, data: Any = None) -> Restored:
+    """Configuration from the run, weights from its `best` or `last` checkpoint, data on the device: the run's own, or
+    that of another data section, whose images and classes must suit the model.
+    """
     config = run.config()
+    if data is not None:
+        config = replace(config, data=data)
     path = run.checkpoint(checkpoint)
     state = checkpoints.load(path)["state_dict"]
-    data = open_data(config.data).to(device)
-    model = build_model(config, data.info)
+    opened = open_data(config.data).to(device)
+    model = build_model(config, opened.info)
     load_model(model, state, path)
-    return Restored(run, config, model.to(device).eval(), data)
+    return Restored(run, config, model.to(device).eval(), opened)
 
 
 def load_model(model: GlimpseModel, state: dict[str, torch.Tensor], source: object) -> None:
