@@ -17,7 +17,7 @@ from attn_cli.learning.checkpoints import load, newest_valid
 from attn_cli.learning.guards import Checkpoints, SignalGuard, Stopped, explain_oom
 from attn_cli.learning.learner import Learner
 from attn_cli.learning.reporting import MetricsFile, ProgressReport, check_logger, make_logger
-from attn_cli.learning.restore import load_model
+from attn_cli.learning.restore import initialise, load_model, share
 from attn_cli.learning.training import fit, make_learner
 from attn_cli.pictures import tables
 from attn_cli.pictures.curves import learning_curves
@@ -37,11 +37,18 @@ def run(config: schema.Config) -> dict[str, Any]:
     check_logger(config.logger)
     data = open_data(config.data).to(device)
     learner = make_learner(config, data)
+    shared = getattr(config.model, "share_glimpse_from", None)
+    if shared is not None:
+        share(learner.model.get_submodule("glimpse_network"), "glimpse_network", open_run(shared))
+    report = initialise(learner.model, open_run(config.init_from)) if config.init_from and resume is None else None
     if resume is None:
         folder = create(config)
     try:
         folder.set_status("running")
         print(f"Run folder: {folder.path}", flush=True)
+        if report is not None:
+            print(report, flush=True)
+            (folder.path / "log.txt").write_text(report + "\n")
         result = _train(folder, config, data, learner, resume, threads)
     except BaseException as error:
         _record(folder, learner, error)

@@ -75,6 +75,7 @@ class Dram:
     cumulative_reward: bool = True  # eq. 16; else each target has its own reward
     stop_at_mistake: bool = True  # no gradient after the first wrong target
     reader: str = choice("forward", "forward", "backward")
+    share_glimpse_from: str | None = None  # run folder whose glimpse network is used as it is
 
 
 @dataclass(frozen=True)
@@ -211,6 +212,7 @@ class Config:
     logger: Logger = field(default_factory=Logger)
     seed: int = bounded(0, 0, 2**32 - 1)
     resume: str | None = None  # run folder to continue
+    init_from: str | None = None  # run folder whose best weights training starts from
     experiment: str | None = None  # name of the experiment config used
     outputs: str = "outputs"  # folder of run folders
 

@@ -49,3 +49,40 @@ def load_model(model: GlimpseModel, state: dict[str, torch.Tensor], source: obje
     if not own:
         raise Refused(f"{source} holds no weights of a model: use another checkpoint.")
     checkpoints.load_weights(model, own, str(source))
+
+
+def initialise(model: GlimpseModel, run: Run) -> str:
+    """Start from the best weights of another run: whatever has the same name, shape and type is copied. Returns a
+    report of one line or more; raises Refused if nothing fits.
+    """
+    path = run.checkpoint("best")
+    theirs = {name.removeprefix(PREFIX): v for name, v in checkpoints.load(path)["state_dict"].items()}
+    own = model.state_dict()
+    fitting = {
+        name: theirs[name]
+        for name, value in own.items()
+        if name in theirs and (theirs[name].shape, theirs[name].dtype) == (value.shape, value.dtype)
+    }
+    if not any(value.dim() > 1 for value in fitting.values()):  # a bias of one number fits everywhere
+        raise Refused(f"init_from={run.path} has no weights that fit this model: choose a run of the same kind.")
+    model.load_state_dict(fitting, strict=False)
+    numbers = sum(value.numel() for value in fitting.values())
+    lines = [f"init_from={run.path}: {len(fitting)} of {len(own)} tensors ({numbers:,} numbers) taken over."]
+    for name, value in own.items():
+        if name not in fitting:
+            there = f"of shape {tuple(theirs[name].shape)} there" if name in theirs else "not there"
+            lines.append(f"  new: {name}, {tuple(value.shape)} here, {there}")
+    return "\n".join(lines)
+
+
+def share(part: torch.nn.Module, name: str, run: Run) -> None:
+    """Give a part of a model the weights that the run's model has there, and keep them fixed; raises Refused, naming
+    what differs.
+    """
+    path = run.checkpoint("best")
+    prefix = f"{PREFIX}{name}."
+    theirs = {
+        k.removeprefix(prefix): v for k, v in checkpoints.load(path)["state_dict"].items() if k.startswith(prefix)
+    }
+    checkpoints.load_weights(part, theirs, str(path))
+    part.requires_grad_(False)

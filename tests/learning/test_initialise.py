@@ -1,0 +1,70 @@
+"""Weights of one run as the start, or as a fixed part, of another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from attn_cli.config.schema import Config, Dram, Glimpses, Ram, Scales
+from attn_cli.errors import Refused
+from attn_cli.learning import checkpoints
+from attn_cli.learning.restore import initialise, share
+from attn_cli.models.dram import DRAM
+from attn_cli.models.ram import RAM
+from attn_cli.runs import Run, create
+
+SIZES = {"filters": (4, 4, 8), "features": 16, "hidden": 12}
+
+
+def make(seed: int, length: int = 2, classes: int = 10, **changes) -> DRAM:
+    torch.manual_seed(seed)
+    config = Dram(**{**SIZES, **changes})
+    return DRAM(config, Glimpses(2, 12), Scales(1), channels=1, classes=classes, length=length)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """A run folder with the best checkpoint of make(1)."""
+    folder = create(Config(model=Dram(**SIZES)), tmp_path)
+    state = {f"model.{name}": value for name, value in make(1).state_dict().items()}
+    folder.checkpoints.mkdir(exist_ok=True)
+    checkpoints.save(folder.checkpoints / "best.ckpt", {"state_dict": state})
+    return folder
+
+
+def test_everything_is_taken_over_for_longer_sequences(run):
+    model = make(2, length=5)
+    report = initialise(model, run)
+    assert all(value.equal(make(1).state_dict()[name]) for name, value in model.state_dict().items())
+    assert "\n" not in report and f"{len(model.state_dict())} of {len(model.state_dict())}" in report
+
+
+def test_what_does_not_fit_stays_and_is_reported(run):
+    model, before = make(2, classes=55, length=0), make(2, classes=55, length=0).state_dict()
+    report = initialise(model, run).splitlines()
+    changed = {name for name, value in model.state_dict().items() if not value.equal(before[name])}
+    output = "classification_network.output"
+    assert changed == {name for name in before if not name.startswith(output)}
+    assert report[1:] == [
+        f"  new: {output}.weight, (55, 16) here, of shape (11, 16) there",
+        f"  new: {output}.bias, (55,) here, of shape (11,) there",
+    ]
+
+
+def test_nothing_that_fits_is_refused(run):
+    other = RAM(Ram(), Glimpses(2, 12), Scales(1), channels=1, classes=10)
+    with pytest.raises(Refused, match="has no weights that fit"):
+        initialise(other, run)
+
+
+def test_a_shared_glimpse_network_stays_fixed(run):
+    model = make(2, reader="backward")
+    share(model.glimpse_network, "glimpse_network", run)
+    wanted = make(1).glimpse_network.state_dict()
+    assert all(value.equal(wanted[name]) for name, value in model.glimpse_network.state_dict().items())
+    assert not any(p.requires_grad for p in model.glimpse_network.parameters())
+    assert not model.lower.gates.weight.equal(make(1).lower.gates.weight) and model.lower.gates.weight.requires_grad
+    with pytest.raises(Refused, match="in this model"):
+        share(make(2, features=20).glimpse_network, "glimpse_network", run)
