@@ -24,7 +24,20 @@ def read_plain(
     dtype: Any = None,
     contiguous: bool = False,
 ) -> np.ndarray:
-    """The whole data set `name` of the top level; raises ValueError, saying why, before memory is taken.
+    """The whole data set `name` of the top level; raises ValueError as `plain` does, before memory is taken."""
+    return plain(file, name, dims=dims, limit=limit, dtype=dtype, contiguous=contiguous)[()]
+
+
+def plain(
+    file: h5py.File,
+    name: str,
+    *,
+    dims: tuple[int, ...],
+    limit: int,
+    dtype: Any = None,
+    contiguous: bool = False,
+) -> h5py.Dataset:
+    """The data set `name` of the top level, unread; raises ValueError, saying why, if it is not plain.
 
     Refused: links to elsewhere, external or virtual storage, a number of dimensions not in `dims`, another dtype than
     `dtype` (if given), types that are no plain number, more than `limit` bytes, and a shape that claims more than is
@@ -54,4 +67,4 @@ def read_plain(
         raise ValueError(f"{name} claims {size:,} bytes and stores {stored:,}")
     if size and not stored:
         raise ValueError(f"{name} claims {size:,} bytes and stores none")
-    return data[()]
+    return data
