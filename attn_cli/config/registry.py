@@ -25,8 +25,11 @@ SCENES = (
     "cluttered_digits",
     "cluttered_digits_100",
 )
+HOUSE_NUMBERS = ("svhn", "svhn_110", "svhn_64", "svhn_128")
 MODELS: dict[str, str] = {"ram": "attn_cli.models.ram:RAM", "ram_lstm": "attn_cli.models.ram:RAM"}
-DATA: dict[str, str] = {name: "attn_cli.data.batches:open_data" for name in (*SCENES, "folder", "arrays")}
+DATA: dict[str, str] = {
+    name: "attn_cli.data.batches:open_data" for name in (*SCENES, *HOUSE_NUMBERS, "folder", "arrays")
+}
 
 _BUILT_IN = {"model": MODELS, "data": DATA}
 _GROUPS = {"model": "attn.models", "data": "attn.data"}

@@ -69,6 +69,23 @@ class Scenes:
 
 
 @dataclass(frozen=True)
+class HouseNumbers:
+    """SVHN house numbers, cut out around their digits, up to five digits read from left to right."""
+
+    name: str = "svhn"
+    source: str = choice("svhn", "svhn", "svhn_110", "svhn_128")  # how much is cut out, see data/sources/svhn.py
+    height: int = bounded(54, 8, 128)  # smaller than what is cut out: random crops train, the centre is evaluated
+    width: int = bounded(54, 8, 128)
+    grey: bool = True
+    validation: int = bounded(5000, 1, 1_000_000)  # images drawn from train and extra; at most a tenth of them
+    background: int = bounded(0, 0, 255)  # what the retina reads outside the image
+    root: str | None = None  # data folder; None: $ATTN_DATA or the user cache folder
+    download: bool = True
+    train_limit: int | None = bounded(None, 1, 10_000_000)  # use only the first n training images
+    retina: Retina = field(default_factory=lambda: Retina(12, 2))
+
+
+@dataclass(frozen=True)
 class Folder:
     """A person's own images: class folders (data=folder)."""
 
@@ -143,7 +160,9 @@ class Config:
     """`attn train`, and what a run folder keeps."""
 
     model: Ram = field(default_factory=Ram)  # or the Config of an installed package's model
-    data: Scenes | Folder | Arrays = field(default_factory=Scenes)  # or the Config of an installed package's data
+    data: Scenes | HouseNumbers | Folder | Arrays = field(
+        default_factory=Scenes
+    )  # or the Config of an installed package's data
     scales: Scales = field(default_factory=Scales)
     glimpses: Glimpses = field(default_factory=Glimpses)
     trainer: Trainer = field(default_factory=Trainer)
@@ -224,7 +243,12 @@ class Bench:
 
 
 MODELS: dict[str, type] = {"ram": Ram, "ram_lstm": Ram}
-DATA: dict[str, type] = {**dict.fromkeys(registry.SCENES, Scenes), "folder": Folder, "arrays": Arrays}
+DATA: dict[str, type] = {
+    **dict.fromkeys(registry.SCENES, Scenes),
+    **dict.fromkeys(registry.HOUSE_NUMBERS, HouseNumbers),
+    "folder": Folder,
+    "arrays": Arrays,
+}
 
 
 def load(config: Any) -> Config:

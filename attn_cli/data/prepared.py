@@ -1,12 +1,13 @@
 """One verified .h5 per source: fixed layout, a sha256 over everything in it, written atomically.
 
 Layout: for each split of train, validation, test the data sets `<split>_images` uint8 (N, H, W) or (N, C, H, W) and
-`<split>_labels` uint8 (N,) or (N, L+1), stored contiguously and uncompressed, and one attribute `about`: JSON bytes with
-format, name, origin, class_names and sha256, and `splits` where a split is missing. Nothing else is read, and nothing is
-read before its type, shape and storage are checked. What is large is written image by image and mapped when it is read,
-so no data set needs memory for all its images.
+`<split>_labels` uint8 (N,) or (N, L+1), stored contiguously and uncompressed, and one attribute `about`: JSON bytes
+with format, name, origin, class_names and sha256. Nothing else is read, and nothing is read before its type, shape and
+storage are checked. What is large is written image by image and mapped when it is read, so no data set needs memory
+for all its images.
 
-Labels of sequences (N, L+1) are the classes from left to right, then K (the end), then EMPTY; see `DataInfo.length`.
+Data sets of sequences have no split of their own for validation, and labels (N, L+1): the classes from left to right,
+then K (the end), then EMPTY; see `DataInfo.length`.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ EMPTY = 255  # in labels of sequences: nothing more follows
 MAPPED = 256 << 20  # bytes; larger files are mapped into memory instead of read
 BLOCK = 16 << 20  # bytes read at a time
 
+SEQUENCES = ("svhn", "svhn_110", "svhn_128", "svhn_rgb", "svhn_110_rgb", "svhn_128_rgb")  # sources with such labels
+
 Put = Callable[[str, int, np.ndarray], None]  # name of an array, first row, rows
 
 _verified: set[tuple[str, int, int, int]] = set()  # files whose hash was checked by this process
@@ -52,7 +55,7 @@ class Prepared:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Under the names that they have in the file, in its order."""
-        found = {}
+        found: dict[str, np.ndarray] = {}
         for split in SPLITS:
             if split in self.images:
                 found |= {f"{split}_images": self.images[split], f"{split}_labels": self.labels[split]}
@@ -80,6 +83,19 @@ class Stored:
         """All its bytes in order, flat, without holding more than one block."""
         with open(self.path, "rb") as file:
             yield from _blocks(file, self.offset, math.prod(self.shape))
+
+    def rows(self) -> Iterator[np.ndarray]:
+        """All its rows in order, some at a time."""
+        row = math.prod(self.shape[1:])
+        step = max(BLOCK // row, 1)
+        with open(self.path, "rb") as file:
+            for first in range(0, self.shape[0], step):
+                count = min(step, self.shape[0] - first)
+                block = np.empty(count * row, np.uint8)
+                file.seek(self.offset + first * row)
+                if file.readinto(block.data) < len(block):
+                    raise ValueError("it ends too early")
+                yield block.reshape(count, *self.shape[1:])
 
     def array(self, mapped: bool) -> np.ndarray:
         """The whole array; `mapped`: pages are read when they are touched, and what is written stays in memory."""
@@ -175,9 +191,6 @@ def write_filled(
     Rows that `fill` leaves out are zero. If `fill` raises, nothing is left.
     """
     about: dict[str, Any] = {"format": FORMAT, "name": name, "origin": origin, "class_names": list(class_names)}
-    splits = [split for split in SPLITS if f"{split}_images" in shapes]
-    if splits != list(SPLITS):
-        about["splits"] = splits
     offsets, _ = _structure(shapes, {**about, "sha256": "0" * 64})
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -321,16 +334,17 @@ def read(name: str, root: Path) -> Prepared:
     with _damage_named(name, path, root):
         state = path.stat()
         identity = (str(path), state.st_ino, state.st_size, state.st_mtime_ns)
-        contents = contents_of(path)
+        sequences = name in SEQUENCES
+        contents = contents_of(path, ("train", "test") if sequences else SPLITS, sequences)
         if contents.name != name:
             raise ValueError(f"it holds {contents.name!r}")
         if state.st_size > MAPPED and identity not in _verified:
             contents.verify()
         arrays = {array: stored.array(state.st_size > MAPPED) for array, stored in contents.stored.items()}
-        splits = [split for split in SPLITS if f"{split}_images" in arrays]
-        images, labels = ({split: arrays[f"{split}_{kind}"] for split in splits} for kind in ("images", "labels"))
+        images = {split: arrays[f"{split}_images"] for split in SPLITS if f"{split}_images" in arrays}
+        labels = {split: arrays[f"{split}_labels"] for split in images}
         prepared = Prepared(name, contents.origin, contents.class_names, images, labels)
-        for split in splits:
+        for split in images:
             _check_labels(split, labels[split], len(contents.class_names))
         if state.st_size <= MAPPED and identity not in _verified:
             actual = prepared.sha256()
@@ -357,7 +371,7 @@ def _damage_named(name: str, path: Path, root: Path) -> Iterator[None]:
         ) from error
 
 
-def contents_of(path: Path) -> Contents:
+def contents_of(path: Path, splits: Sequence[str], sequences: bool) -> Contents:
     """What the file holds, without reading its arrays; raises ValueError, OSError or what else h5py has."""
     with open_hdf5(path) as file:
         # Text of a fixed length: what has a variable length lies in HDF5's heap, which no checksum guards and where
@@ -369,10 +383,9 @@ def contents_of(path: Path) -> Contents:
         if about.get("format") != FORMAT:
             raise ValueError(f"its format is {about.get('format')!r}, this version reads {FORMAT}")
         stored = {}
-        splits = [split for split in SPLITS if split in about.get("splits", SPLITS)]
         left = path.stat().st_size
         for split in splits:
-            for kind, dims in (("images", (3, 4)), ("labels", (1, 2))):
+            for kind, dims in (("images", (3, 4) if sequences else (3,)), ("labels", (2,) if sequences else (1,))):
                 name = f"{split}_{kind}"
                 data = plain(file, name, dims=dims, dtype=np.uint8, limit=left, contiguous=True)
                 stored[name] = Stored(path, data.id.get_offset() or 0, data.shape)
