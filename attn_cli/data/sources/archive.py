@@ -135,7 +135,7 @@ class _Forward:
     """What is unpacked, as a file that tarfile can read; only forwards, with a limit on single reads and in all."""
 
     def __init__(self, unpacked: gzip.GzipFile):
-        self.unpacked, self.position = unpacked, 0
+        self.unpacked, self.position, self.last = unpacked, 0, b""
 
     def tell(self) -> int:
         return self.position
@@ -143,7 +143,7 @@ class _Forward:
     def read(self, size: int) -> bytes:
         if not 0 <= size <= MAX_IMAGE:
             raise ValueError(f"a header claims {size:,} bytes")
-        data = self.unpacked.read(size)
+        self.last = data = self.unpacked.read(size)
         self.position += len(data)
         if self.position > MAX_UNPACKED:
             raise ValueError(f"it unpacks to more than {MAX_UNPACKED:,} bytes")
@@ -163,10 +163,14 @@ class _Forward:
         return self.position
 
     def finish(self) -> None:
-        """Reads to the end, so that the checksum is verified; raises ValueError for what is no padding."""
-        while block := self.read(BLOCK):
-            if block.strip(b"\0"):
-                raise ValueError("a header is damaged")
+        """Reads to the end, so that the checksum is verified; raises ValueError for what is no padding.
+
+        tarfile takes a damaged header for the end: that was the last it read.
+        """
+        while not self.last.strip(b"\0"):
+            if not self.read(BLOCK):
+                return
+        raise ValueError("a header is damaged")
 
 
 def _names(path: Path) -> list[str]:
