@@ -194,33 +194,33 @@ def write_filled(
     offsets, _ = _structure(shapes, {**about, "sha256": "0" * 64})
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with _disk_named(path):
+        with disk_named(path):
             file = open(temporary, "w+b")  # noqa: SIM115 – closed below
 
         def put(array: str, row: int, rows: np.ndarray) -> None:
             data = np.ascontiguousarray(rows, np.uint8)
             if data.shape[1:] != tuple(shapes[array][1:]) or not 0 <= row <= shapes[array][0] - len(data):
                 raise IndexError(f"rows {row} to {row + len(data)} of shape {data.shape[1:]} in {array}")
-            with _disk_named(path):
+            with disk_named(path):
                 file.seek(offsets[array] + row * math.prod(data.shape[1:]))
                 file.write(data.data)
 
         with file:
             fill(put)
-            with _disk_named(path):
+            with disk_named(path):
                 file.truncate(max(offsets[array] + math.prod(shape) for array, shape in shapes.items()))
                 file.flush()
             content = {
                 array: (shape, _blocks(file, offsets[array], math.prod(shape))) for array, shape in shapes.items()
             }
             about["sha256"] = _sha256(name, origin, class_names, _content_sha256(content))
-            with _disk_named(path):
+            with disk_named(path):
                 for position, piece in _structure(shapes, about)[1]:
                     file.seek(position)
                     file.write(piece)
                 file.flush()
                 os.fsync(file.fileno())
-        with _disk_named(path):
+        with disk_named(path):
             os.replace(temporary, path)
             folder = os.open(path.parent, os.O_RDONLY)
             try:
@@ -315,7 +315,8 @@ class _Sparse(io.RawIOBase):
 
 
 @contextmanager
-def _disk_named(path: Path) -> Iterator[None]:
+def disk_named(path: Path) -> Iterator[None]:
+    """Turns an error of the disk into Refused, naming the file that could not be written."""
     try:
         yield
     except OSError as error:

@@ -26,7 +26,7 @@ class Photo:
     size: tuple[int, int]  # width, height
     boxes: list[Box]
     labels: list[int]
-    content: bytes = b""  # of the PNG; empty: drawn
+    content: bytes | None = None  # of the PNG; None: drawn
     name: str = ""  # empty: <number>.png
     fields: dict[str, list[float]] = field(default_factory=dict)  # instead of the right ones
 
@@ -39,7 +39,7 @@ class Photo:
         return image
 
     def png(self, seed: int) -> bytes:
-        if self.content:
+        if self.content is not None:
             return self.content
         file = io.BytesIO()
         Image.fromarray(self.pixels(seed)).save(file, "PNG")

@@ -30,14 +30,14 @@ def nothing_is_unpacked(tmp_path: Path) -> Iterator[None]:
 
 def scanned(path: Path) -> tuple[list[int], bytes]:
     struct = io.BytesIO()
-    return Archive(path, "train").scan(struct), struct.getvalue()
+    return Archive(path, "train").scan(struct.write), struct.getvalue()
 
 
 def test_reads_what_was_written(tmp_path: Path) -> None:
     path = archive(tmp_path / "train.tar.gz", members_of("train", PHOTOS))
     source = Archive(path, "train")
     struct = io.BytesIO()
-    numbers = source.scan(struct)
+    numbers = source.scan(struct.write)
     assert numbers == sorted(range(1, 13), key=str) and struct.getvalue() == struct_of(PHOTOS)
     images = list(source.images())
     assert [number for number, _ in images] == numbers
@@ -75,7 +75,7 @@ def test_only_known_regular_members_are_read(tmp_path: Path) -> None:
     path = archive(tmp_path / "train.tar.gz", [*HOSTILE, *mixed])
     source = Archive(path, "train")
     struct = io.BytesIO()
-    assert sorted(source.scan(struct)) == list(range(1, 13)) and struct.getvalue() == struct_of(PHOTOS)
+    assert sorted(source.scan(struct.write)) == list(range(1, 13)) and struct.getvalue() == struct_of(PHOTOS)
     assert SECRET not in b"".join(content for _, content in source.images())
 
 
@@ -210,7 +210,7 @@ def test_a_folder_is_read_like_an_archive(tmp_path: Path) -> None:
     (folder / "notes.txt").write_bytes(b"")
     source = Folder(folder)
     struct = io.BytesIO()
-    assert source.scan(struct) == [2, 9, 10] and struct.getvalue() == b"struct"
+    assert source.scan(struct.write) == [2, 9, 10] and struct.getvalue() == b"struct"
     assert list(source.images()) == [(2, b"2"), (9, b"9"), (10, b"10")]
     assert Folder(folder).identity == source.identity
     (folder / "9.png").write_bytes(b"another")

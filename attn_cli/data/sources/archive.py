@@ -12,10 +12,10 @@ import os
 import re
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Protocol
 
 from attn_cli.data.sources.digit_struct import IMAGE_NAME
 from attn_cli.errors import Refused
@@ -27,6 +27,9 @@ MAX_IMAGE = 8 << 20
 BLOCK = 1 << 20
 
 
+Write = Callable[[bytes], object]  # raises no OSError
+
+
 class Source(Protocol):
     """One split of the original data. `images` may be asked for after `scan`."""
 
@@ -34,8 +37,8 @@ class Source(Protocol):
     complete: bool  # every annotated image must be there
     identity: str  # what it is, for the record; the same content has the same identity
 
-    def scan(self, struct: BinaryIO) -> list[int]:
-        """Writes digitStruct.mat to `struct`; the numbers of the images in the order of `images`. Raises Refused."""
+    def scan(self, write: Write) -> list[int]:
+        """Passes digitStruct.mat to `write`; the numbers of the images, in the order of `images`. Raises Refused."""
         ...
 
     def images(self) -> Iterator[tuple[int, bytes]]:
@@ -54,7 +57,7 @@ class Archive:
             self.sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         self.identity = f"{path.name} sha256 {self.sha256}"
 
-    def scan(self, struct: BinaryIO) -> list[int]:
+    def scan(self, write: Write) -> list[int]:
         numbers: dict[int, None] = {}
         found = False
         with _damage_named(self.path):
@@ -68,7 +71,7 @@ class Archive:
                     raise ValueError(f"{STRUCT} is there twice")
                 found = True
                 for start in range(0, size, BLOCK):
-                    _write(struct, stream.exactly(min(BLOCK, size - start)))
+                    write(stream.exactly(min(BLOCK, size - start)))
             if not found:
                 raise ValueError(f"it holds no {self.split}/{STRUCT}")
         return list(numbers)
@@ -115,10 +118,10 @@ class Folder:
             digest.update(f"{number} {state.st_size} {state.st_mtime_ns}\n".encode())
         self.identity = f"a folder {path.name} state {digest.hexdigest()}"
 
-    def scan(self, struct: BinaryIO) -> list[int]:
+    def scan(self, write: Write) -> list[int]:
         with _damage_named(self.path / STRUCT), open(self.path / STRUCT, "rb") as file:
             while block := file.read(BLOCK):
-                _write(struct, block)
+                write(block)
         return self.numbers
 
     def images(self) -> Iterator[tuple[int, bytes]]:
@@ -176,15 +179,6 @@ class _Forward:
 def _names(path: Path) -> list[str]:
     with _damage_named(path):
         return os.listdir(path)
-
-
-def _write(struct: BinaryIO, block: bytes) -> None:
-    try:
-        struct.write(block)
-    except OSError as error:
-        raise Refused(
-            f"{struct.name} cannot be written ({error.strerror}): free space there or choose another data.root."
-        ) from error
 
 
 @contextmanager

@@ -197,8 +197,13 @@ def _inventory(
     struct = part.with_name(f".{part.name}.{os.getpid()}.{STRUCT}.tmp")
     where = f"{source.path}: {STRUCT}"
     try:
-        with _open_new(struct) as file:
-            numbers = source.scan(file)
+        with prepared.disk_named(struct), open(struct, "wb") as file:
+
+            def write(block: bytes) -> None:
+                with prepared.disk_named(struct):
+                    file.write(block)
+
+            numbers = source.scan(write)
         faulty: dict[int, str] | None = {} if skip_faulty else None
 
         def watch(items: Iterable, total: int) -> Iterator:
@@ -226,13 +231,6 @@ def _inventory(
     if missing:
         log(f"{source.path}: {len(missing):,} of {len(digits):,} images in {STRUCT} are not in the folder")
     return numbers, {number: digits[number] for number in digits if number in present}, omitted
-
-
-def _open_new(path: Path) -> io.BufferedWriter:
-    try:
-        return open(path, "wb")
-    except OSError as error:
-        raise Refused(f"{path} cannot be written ({error.strerror}): choose another data.root.") from error
 
 
 def _some(numbers: set[int]) -> str:
