@@ -27,7 +27,7 @@ def main(argv: list[str]) -> int:
     arguments = _parser().parse_args(argv)
     root = prepared.data_root(arguments.root)
     if arguments.action == "prepare":
-        _prepare(arguments.name, root, arguments.from_dir)
+        _prepare(arguments, root)
     elif arguments.action == "info":
         _info(arguments.name, root, arguments.root)
     else:
@@ -47,6 +47,10 @@ def _parser() -> argparse.ArgumentParser:
         if action == "prepare":
             command.add_argument("name", metavar="NAME", help="a name of `attn data list`")
             command.add_argument("--from", dest="from_dir", metavar="DIR", type=Path, help="folder of original files")
+            command.add_argument("--rgb", action="store_true", help="in colour (svhn…), as data.grey=false uses it")
+            command.add_argument(
+                "--skip-faulty", action="store_true", help="leave out images whose annotation is wrong (svhn…)"
+            )
         elif action == "info":
             command.add_argument(
                 "name", metavar="NAME", help="a name of `attn data list`, or the path of your own data"
@@ -70,12 +74,14 @@ def _list(root: Path) -> None:
     table = Table(box=box.SIMPLE_HEAD)
     for title in ("name", "size", "classes", "state"):
         table.add_column(title, justify="right" if title == "classes" else "left", overflow="fold")
-    states = {source: _state(source, root) for source in ("mnist", "digits")}
+    states: dict[str, str] = {}
     for name in registry.names("data"):
         if name in OWN:
             table.add_row(name, "any", "any", f"yours: {OWN[name]}, data.path=PATH")
         elif name in schema.DATA:
             config = config_of(name)
+            if config.source not in states:
+                states[config.source] = _state(config.source, root)
             table.add_row(name, f"{config.height}×{config.width}", _classes(config), states[config.source])
         else:
             table.add_row(name, "–", "–", "from an installed package")
@@ -95,29 +101,39 @@ def _state(source: str, root: Path) -> str:
     try:
         prepared.read(source, root)
     except FileNotFoundError:
-        from attn_cli.data.sources import mnist
+        if source == "digits":
+            return "embedded, rendered on first use"
+        from attn_cli.data.sources import mnist, svhn
 
-        size = mnist.DOWNLOAD_BYTES / 1e6
-        return f"downloads {size:.1f} MB on first use" if source == "mnist" else "embedded, rendered on first use"
+        size = (svhn if source in prepared.SEQUENCES else mnist).DOWNLOAD_BYTES / 1e6
+        return (
+            f"downloads {size:,.1f} MB on first use" if size < 1000 else f"downloads {size / 1e3:.1f} GB on first use"
+        )
     except Refused:
         return f"damaged: run `{prepared.rebuild_command(source, root)}`"
     return "prepared"
 
 
-def _prepare(name: str, root: Path, from_dir: Path | None) -> None:
+def _prepare(arguments: argparse.Namespace, root: Path) -> None:
+    from attn_cli.data.batches import source_name
     from attn_cli.data.prepare import prepare
 
+    name = arguments.name
     if name in OWN:
         raise Refused(f"data={name} is read as it is and needs no preparation: `attn data info PATH` checks your data.")
     config = config_of(name)
-    if not isinstance(config, schema.FROM_DIGITS):
+    if not isinstance(config, schema.PREPARED):
         raise Refused(f"data={name} comes from an installed package and prepares itself when it is used.")
-    path = prepare(config.source, root, from_dir)
+    if isinstance(config, schema.HouseNumbers):
+        config = dataclasses.replace(config, grey=not arguments.rgb)
+    elif arguments.rgb or arguments.skip_faulty:
+        raise Refused(f"--rgb and --skip-faulty are for {', '.join(registry.HOUSE_NUMBERS)}: leave them out.")
+    path = prepare(source_name(config), root, arguments.from_dir, skip_faulty=arguments.skip_faulty)
     print(f"{name} is ready: {path}")
 
 
 def _info(name: str, root: Path, given_root: str | None) -> None:
-    from attn_cli.data.batches import open_data
+    from attn_cli.data.batches import open_data, source_name
 
     config: Any
     path = Path(name).expanduser()
@@ -130,9 +146,9 @@ def _info(name: str, root: Path, given_root: str | None) -> None:
         config = schema.Arrays(path=name)
     else:
         config = config_of(name)
-    if isinstance(config, schema.FROM_DIGITS):
+    if isinstance(config, schema.PREPARED):
         config = dataclasses.replace(config, root=given_root, download=False)
-        path = prepared.path_of(config.source, root)
+        path = prepared.path_of(source_name(config), root)
     data = open_data(config)
     info = data.info
     table = Table(box=box.SIMPLE_HEAD, show_header=False)
@@ -140,9 +156,11 @@ def _info(name: str, root: Path, given_root: str | None) -> None:
     table.add_row("images", f"{info.channels}×{info.height}×{info.width} (channels × height × width), uint8")
     table.add_row("background", str(info.background))
     table.add_row("classes", str(info.classes))
+    if info.length:
+        table.add_row("labels", f"up to {info.length} from left to right")
     table.add_row("file", str(path))
-    if isinstance(config, schema.FROM_DIGITS):
-        source = prepared.read(config.source, root)
+    if isinstance(config, schema.PREPARED):
+        source = prepared.read(source_name(config), root)
         table.add_row("made from", source.origin)
         table.add_row("sha256 of the digits", source.content_sha256() + _recorded(source))
     for split in ("validation", "test"):
@@ -168,10 +186,8 @@ def _histogram(data: Any) -> Table:
     labels = {split: data.fixed(split)[1] for split in ("validation", "test")}
     if hasattr(data, "labels"):
         labels = data.labels
-    counts = {}
-    for split, values in labels.items():
-        shown = values[(values >= 0) & (values < info.classes)]  # of sequences neither the end nor what is behind it
-        counts[split] = np.bincount(shown.cpu().numpy(), minlength=info.classes)
+    flat = {split: values[(values >= 0) & (values < info.classes)] for split, values in labels.items()}
+    counts = {split: np.bincount(values.cpu().numpy(), minlength=info.classes) for split, values in flat.items()}
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("class")
     for split in counts:
@@ -184,7 +200,12 @@ def _histogram(data: Any) -> Table:
         table.add_row("most", *(f"{count.max():,}" for count in counts.values()))
         table.add_row("classes that never occur", *(f"{(count == 0).sum():,}" for count in counts.values()))
     table.add_row("all", *(f"{count.sum():,}" for count in counts.values()), style="bold")
-    for length in range(1, info.length + 1):
-        sequences = ((values >= 0).sum(1) == length + 1 for values in labels.values())
-        table.add_row(f"length {length}", *(f"{int(found.sum()):,}" for found in sequences))
+    if info.length:
+        for n in range(info.length + 1):  # by the place of the end
+            ends = {split: (values[:, n] == info.classes).sum().item() for split, values in labels.items()}
+            if any(ends.values()):
+                table.add_row(f"images with {n}", *(f"{end:,}" for end in ends.values()))
+        more = {split: (values > info.classes).any(1).sum().item() for split, values in labels.items()}
+        table.add_row("images with more", *(f"{count:,}" for count in more.values()))
+        table.add_row("images", *(f"{len(values):,}" for values in labels.values()), style="bold")
     return table

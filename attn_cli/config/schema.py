@@ -128,6 +128,23 @@ class Sequences:
 
 
 @dataclass(frozen=True)
+class HouseNumbers:
+    """SVHN house numbers, cut out around their digits, up to five digits read from left to right."""
+
+    name: str = "svhn"
+    source: str = choice("svhn", "svhn", "svhn_110", "svhn_128")  # how much is cut out, see data/sources/svhn.py
+    height: int = bounded(54, 8, 128)  # smaller than what is cut out: random crops train, the centre is evaluated
+    width: int = bounded(54, 8, 128)
+    grey: bool = True
+    validation: int = bounded(5000, 1, 1_000_000)  # images drawn from train and extra; at most a tenth of them
+    background: int = bounded(0, 0, 255)  # what the retina reads outside the image
+    root: str | None = None  # data folder; None: $ATTN_DATA or the user cache folder
+    download: bool = True
+    train_limit: int | None = bounded(None, 1, 10_000_000)  # use only the first n training images
+    retina: Retina = field(default_factory=lambda: Retina(12, 2))
+
+
+@dataclass(frozen=True)
 class Folder:
     """A person's own images: class folders (data=folder)."""
 
@@ -202,7 +219,7 @@ class Config:
     """`attn train`, and what a run folder keeps."""
 
     model: Ram | Dram = field(default_factory=Ram)  # or the Config of an installed package's model
-    data: Scenes | Pairs | Sequences | Folder | Arrays = field(
+    data: Scenes | Pairs | Sequences | HouseNumbers | Folder | Arrays = field(
         default_factory=Scenes
     )  # or the Config of an installed package's data
     scales: Scales = field(default_factory=Scales)
@@ -223,7 +240,9 @@ class Evaluate:
 
     run: str | None = None  # run folder; None: the latest finished one in `outputs`
     outputs: str = "outputs"
-    data: Scenes | Pairs | Sequences | Folder | Arrays | None = None  # another data set of the same classes
+    data: Scenes | Pairs | Sequences | HouseNumbers | Folder | Arrays | None = (
+        None  # another data set of the same classes
+    )
     focus: bool = False  # read once, then again in a box around the path
     focus_size: int = bounded(54, 1, WIDEST)  # pixels a side of that box
     checkpoint: str = choice("best", "best", "last")
@@ -310,10 +329,11 @@ DATA: dict[str, type] = {
     **dict.fromkeys(registry.SCENES, Scenes),
     **dict.fromkeys(registry.PAIRS, Pairs),
     **dict.fromkeys(registry.SEQUENCES, Sequences),
+    **dict.fromkeys(registry.HOUSE_NUMBERS, HouseNumbers),
     "folder": Folder,
     "arrays": Arrays,
 }
-FROM_DIGITS = (Scenes, Pairs, Sequences)  # made from prepared digits: they have the keys source, root and download
+PREPARED = (Scenes, Pairs, Sequences, HouseNumbers)  # made from prepared files: they have source, root and download
 
 
 def load(config: Any) -> Config:

@@ -17,18 +17,23 @@ from torch import Tensor
 
 from attn_cli.config import registry, schema
 from attn_cli.data import pairs, prepared, sequences
-from attn_cli.data.keys import key, permutation
+from attn_cli.data.keys import below, key, permutation
 from attn_cli.data.layouts import LONGEST
 from attn_cli.data.prepare import Log, prepare
 from attn_cli.data.scenes import CHUNK, Geometry, fixed_scenes, misfit, scenes
 from attn_cli.errors import Refused
 
 Split = str  # "validation" or "test"
+AnyPrepared = schema.Scenes | schema.Pairs | schema.Sequences | schema.HouseNumbers
 
 
 @dataclass(frozen=True)
 class DataInfo:
-    """Image size in pixels, `background` 0 to 255 (what is outside the image), number of images per split."""
+    """Image size in pixels, `background` 0 to 255 (what is outside the image), number of images per split.
+
+    `length` is 0 for one label per image, else the largest number of objects L in an image; `classes` counts the
+    classes of objects.
+    """
 
     name: str
     channels: int
@@ -46,8 +51,9 @@ class DataInfo:
 class Data(Protocol):
     """What training and evaluation need of a data set. Images uint8 (B, C, H, W), labels int64 (B,).
 
-    Labels of sequences are int64 (B, L + 1): the objects from left to right, then the number of classes (the terminal
-    class), then -1 to the end.
+    Labels of sequences (`info.length` L > 0) are int64 (B, L+1): the classes from left to right, then K =
+    `info.classes` (the end), then -1. An image of the test split with more than L objects has L classes and then K + 1,
+    a class that no model has, so that every answer to it is wrong.
     """
 
     info: DataInfo
@@ -213,6 +219,109 @@ class Images:
         return digest_of(*self.fixed(split))
 
 
+class HouseNumbers:
+    """Photos of house numbers: random crops of them for training, crops from the centre for the other splits.
+
+    The images that validate are drawn from those that train, the same ones whatever the crop and the run's seed.
+    """
+
+    def __init__(self, config: schema.HouseNumbers, source: prepared.Prepared):
+        """Raises Refused if the configured sizes cannot work with these images."""
+        pool, test = source.images["train"], source.images["test"]
+        height, width = pool.shape[-2:]
+        if config.height > height or config.width > width:
+            raise Refused(
+                f"data.height × data.width is {config.height}×{config.width}, larger than the {height}×{width} images "
+                f"of {config.source}: set data.height to at most {height} and data.width to at most {width}."
+            )
+        if len(pool) < 2:
+            raise Refused(f"{config.name} has {len(pool)} training image, and one of them must validate: add images.")
+        # Viewed as (N, C, H, W); what is mapped from the file is read when it is touched.
+        self.images = {
+            "train": torch.from_numpy(pool).view(len(pool), -1, height, width),
+            "test": torch.from_numpy(test).view(len(test), -1, height, width),
+        }
+        self.height, self.width = config.height, config.width
+        count = max(min(config.validation, len(pool) // 10), 1)
+        drawn = permutation(len(pool), "svhn", "validation")
+        self._rows = {"validation": np.sort(drawn[:count]), "train": np.sort(drawn[count:])[: config.train_limit]}
+        rows = {**self._rows, "test": np.arange(len(test))}
+        of = {"train": source.labels["train"], "validation": source.labels["train"], "test": source.labels["test"]}
+        self.labels = {split: _label_rows(of[split][rows[split]]) for split in prepared.SPLITS}
+        self._device_rows = torch.from_numpy(self._rows["train"])
+        counts = {split: len(rows[split]) for split in prepared.SPLITS}
+        self.info = DataInfo(
+            config.name,
+            self.images["train"].shape[1],
+            config.height,
+            config.width,
+            len(source.class_names),
+            source.class_names,
+            config.background,
+            **counts,
+            length=source.labels["train"].shape[1] - 1,
+        )
+        self._order = _Order(counts["train"])
+        self._fixed = _Fixed(self._fixed_split)
+
+    def to(self, device: torch.device | str) -> Self:
+        for tensors in (self.images, self.labels):
+            for split in tensors:
+                tensors[split] = tensors[split].to(device)
+        self._device_rows = self._device_rows.to(device)
+        self._order.to(device)
+        self._fixed.to(device)
+        return self
+
+    def steps_per_epoch(self, batch_size: int) -> int:
+        return max(self.info.train // batch_size, 1)
+
+    def train_batch(self, seed: int, epoch: int, step: int, batch_size: int) -> tuple[Tensor, Tensor]:
+        own, _ = self._order.batch(seed, epoch, step, batch_size)
+        height, width = self.images["train"].shape[-2:]
+        bounds = np.array([height - self.height + 1, width - self.width + 1])
+        corners = below(bounds, (len(own), 2), "crop", seed, epoch, step)
+        rows = self._device_rows.index_select(0, own)
+        images = crops(self.images["train"], rows, corners, self.height, self.width)
+        return images, self.labels["train"].index_select(0, own)
+
+    def fixed(self, split: Split) -> tuple[Tensor, Tensor]:
+        return self._fixed.get(split)
+
+    def digest(self, split: Split) -> str:
+        return self._fixed.digest(split)
+
+    def _fixed_split(self, split: Split) -> tuple[Tensor, Tensor]:
+        pool = self.images["test" if split == "test" else "train"]
+        rows = torch.from_numpy(self._rows[split]).to(pool.device) if split != "test" else None
+        top, left = (pool.shape[-2] - self.height) // 2, (pool.shape[-1] - self.width) // 2
+        images = pool if rows is None else pool.index_select(0, rows)
+        return images[..., top : top + self.height, left : left + self.width].contiguous(), self.labels[split]
+
+
+def crops(pool: Tensor, rows: Tensor, corners: np.ndarray, height: int, width: int) -> Tensor:
+    """uint8 (B, C, height, width) out of the pool (N, C, H, W): of image rows[b] the part from corners[b] = (y, x).
+
+    A part lies within a contiguous run of the flat pool, which is copied as such and then read with the pool's row
+    pitch: no loop over images and no index per pixel.
+    """
+    channels, h, w = pool.shape[1:]
+    span = (height - 1) * w + width
+    runs = pool.view(-1).as_strided((pool.numel() - span + 1, span), (1, 1))
+    start = torch.from_numpy(corners[:, 0] * w + corners[:, 1]).to(pool.device) + rows * (channels * h * w)
+    start = start[:, None] + torch.arange(channels, device=pool.device) * (h * w)
+    cut = runs.index_select(0, start.view(-1))
+    strides = (channels * span, span, w, 1)
+    return cut.as_strided((len(rows), channels, height, width), strides).contiguous()
+
+
+def _label_rows(labels: np.ndarray) -> Tensor:
+    """int64 (N, L+1) with -1 after the end, of uint8 with EMPTY there."""
+    wide = labels.astype(np.int64)
+    wide[labels == prepared.EMPTY] = -1
+    return torch.from_numpy(wide)
+
+
 class _Order:
     """The order of the current epoch, on the device and on the CPU."""
 
@@ -279,6 +388,8 @@ def open_data(config: Any, *, log: Log = print) -> Data:
         return _pairs(config, _source(config, log))
     if isinstance(config, schema.Sequences):
         return _sequences(config, _source(config, log))
+    if isinstance(config, schema.HouseNumbers):
+        return HouseNumbers(config, _source(config, log))
     if isinstance(config, schema.Arrays):
         from attn_cli.data.sources import arrays
 
@@ -325,15 +436,22 @@ def _pools(
     return {split: (source.images[split][:limit], source.labels[split][:limit]) for split, limit in limits.items()}
 
 
-def _source(config: schema.Scenes | schema.Pairs | schema.Sequences, log: Log) -> prepared.Prepared:
-    root = prepared.data_root(config.root)
+def source_name(config: AnyPrepared) -> str:
+    """The name of the prepared file that the configured data set is made from."""
+    return config.source + ("_rgb" if isinstance(config, schema.HouseNumbers) and not config.grey else "")
+
+
+def _source(
+    config: schema.Scenes | schema.Pairs | schema.Sequences | schema.HouseNumbers, log: Log
+) -> prepared.Prepared:
+    root, name = prepared.data_root(config.root), source_name(config)
     try:
-        return prepared.read(config.source, root)
+        return prepared.read(name, root)
     except FileNotFoundError:
-        if config.source == "mnist" and not config.download:
-            command = prepared.rebuild_command(config.source, root)
+        if name != "digits" and not config.download:
+            command = prepared.rebuild_command(name, root)
             raise Refused(
                 f"data={config.name} is not prepared in {root} and data.download is false: run `{command}`."
             ) from None
-    prepare(config.source, root, log=log)
-    return prepared.read(config.source, root)
+    prepare(name, root, log=log)
+    return prepared.read(name, root)

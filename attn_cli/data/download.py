@@ -33,9 +33,16 @@ def checked_file(path: Path, md5: str) -> Path:
 
 
 def download(
-    name: str, md5: str, size: int, mirrors: Sequence[str], folder: Path, *, log: Callable[[str], object] = print
+    name: str,
+    checksum: str,
+    size: int,
+    mirrors: Sequence[str],
+    folder: Path,
+    *,
+    data: str = "mnist",
+    log: Callable[[str], object] = print,
 ) -> Path:
-    """The path of the file in `folder`, fetched if it is missing or its checksum is wrong.
+    """The path of the file in `folder`, fetched if it is missing or its checksum (md5 or sha256) is wrong.
 
     Every mirror is tried, then all of them once more. Raises Refused with the reason of each mirror (for a wrong
     checksum expected and actual); nothing that is not right stays in `folder`.
@@ -45,8 +52,9 @@ def download(
 
     pooch.get_logger().setLevel(logging.ERROR)
     path = folder / name
-    if path.exists() and not pooch.hashes.hash_matches(path, f"md5:{md5}"):
-        log(f"{path} is damaged (its md5 is not {md5}): fetching it again")
+    kind = "sha256" if len(checksum) == 64 else "md5"
+    if path.exists() and not pooch.hashes.hash_matches(path, f"{kind}:{checksum}"):
+        log(f"{path} is damaged (its {kind} is not {checksum}): fetching it again")
         path.unlink()
     reasons: dict[str, str] = {}
     for attempt in range(ROUNDS):
@@ -56,7 +64,7 @@ def download(
             url = mirror + name
             try:
                 fetcher = _Stream(name, size, log)
-                return Path(pooch.retrieve(url, f"md5:{md5}", fname=name, path=folder, downloader=fetcher))
+                return Path(pooch.retrieve(url, f"{kind}:{checksum}", fname=name, path=folder, downloader=fetcher))
             except (requests.RequestException, ValueError) as error:
                 reasons[url] = _reason(error)
             except OSError as error:  # the disk, not the net
@@ -66,7 +74,7 @@ def download(
     tried = "; ".join(f"{url}: {reason}" for url, reason in reasons.items())
     raise Refused(
         f"{name} cannot be downloaded ({tried}): try again later, or fetch the original files yourself and run "
-        "`attn data prepare mnist --from FOLDER`."
+        f"`attn data prepare {data} --from FOLDER`."
     )
 
 
@@ -112,9 +120,9 @@ def _reason(error: Exception) -> str:
     import requests
 
     text = str(error)
-    hashes = re.search(r"expected md5:(\w+) but got (\w+)", text)
+    hashes = re.search(r"expected (md5|sha256):(\w+) but got (\w+)", text)
     if hashes:
-        return f"wrong content, expected md5 {hashes[1]}, got {hashes[2]}"
+        return f"wrong content, expected {hashes[1]} {hashes[2]}, got {hashes[3]}"
     if isinstance(error, requests.HTTPError) and error.response is not None:
         return f"the server answered {error.response.status_code} {error.response.reason}"
     if isinstance(error, requests.Timeout):

@@ -24,11 +24,26 @@ def read_plain(
     dtype: Any = None,
     contiguous: bool = False,
 ) -> np.ndarray:
-    """The whole data set `name` of the top level; raises ValueError, saying why, before memory is taken.
+    """The whole data set `name` of the top level; raises ValueError as `plain` does, before memory is taken."""
+    return plain(file, name, dims=dims, limit=limit, dtype=dtype, contiguous=contiguous)[()]
+
+
+def plain(
+    file: h5py.File,
+    name: str,
+    *,
+    dims: tuple[int, ...],
+    limit: int,
+    dtype: Any = None,
+    contiguous: bool = False,
+    references: bool = False,
+) -> h5py.Dataset:
+    """The data set `name` of the top level, unread; raises ValueError, saying why, if it is not plain.
 
     Refused: links to elsewhere, external or virtual storage, a number of dimensions not in `dims`, another dtype than
     `dtype` (if given), types that are no plain number, more than `limit` bytes, and a shape that claims more than is
-    stored (`contiguous`: stored as one uncompressed block of exactly the size of the array).
+    stored (`contiguous`: stored as one uncompressed block of exactly the size of the array). With `references` it must
+    hold references to objects of the same file instead of numbers.
     """
     link = file.get(name, getlink=True)
     if link is None:
@@ -42,7 +57,10 @@ def read_plain(
         raise ValueError(f"{name} is stored in other files")
     if data.shape is None or len(data.shape) not in dims:
         raise ValueError(f"{name} has shape {data.shape}, expected {' or '.join(map(str, dims))} dimensions")
-    if (dtype is not None and data.dtype != dtype) or data.dtype.kind not in "uifb":
+    if references:
+        if h5py.check_ref_dtype(data.dtype) is not h5py.Reference:
+            raise ValueError(f"{name} has type {data.dtype}, expected references to objects")
+    elif (dtype is not None and data.dtype != dtype) or data.dtype.kind not in "uifb":
         raise ValueError(f"{name} has type {data.dtype}, expected {np.dtype(dtype or np.uint8)}")
     size = math.prod(data.shape) * data.dtype.itemsize
     if size > limit:
@@ -54,4 +72,4 @@ def read_plain(
         raise ValueError(f"{name} claims {size:,} bytes and stores {stored:,}")
     if size and not stored:
         raise ValueError(f"{name} claims {size:,} bytes and stores none")
-    return data[()]
+    return data

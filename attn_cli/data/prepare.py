@@ -14,20 +14,22 @@ from attn_cli.data.prepared import Prepared
 from attn_cli.errors import Refused, nearest
 
 Log = Callable[[str], object]
-SOURCES = ("mnist", "digits")
+SOURCES = ("mnist", "digits", *prepared.SEQUENCES)
 
 
-def prepare(name: str, root: Path, from_dir: Path | None = None, log: Log = print) -> Path:
-    """The path of the prepared file of the source "mnist" or "digits", made first if it is missing or damaged.
+def prepare(
+    name: str, root: Path, from_dir: Path | None = None, log: Log = print, *, skip_faulty: bool = False
+) -> Path:
+    """The path of the prepared file of the source, one of SOURCES, made first if it is missing or damaged.
 
-    `from_dir` holds the original files (mnist), which are then checked and used instead of downloaded ones. Of several
-    processes one works and the others wait and use its result; killed half-way, nothing is left that counts.
-    Raises Refused.
+    `from_dir` holds the original files (mnist, svhn), which are then checked and used instead of downloaded ones. Of
+    several processes one works and the others wait and use its result; killed half-way, nothing is left that counts.
+    `skip_faulty` leaves out images whose annotation is wrong (svhn). Raises Refused.
     """
     if name not in SOURCES:
         raise Refused(f"{name} is no data set that can be prepared.{nearest(name, SOURCES)}")
-    if from_dir is not None and name != "mnist":
-        raise Refused(f"{name} is rendered on this machine: leave out --from, which is for the files of mnist.")
+    if from_dir is not None and name == "digits":
+        raise Refused(f"{name} is rendered on this machine: leave out --from, which is for original files.")
     path = prepared.path_of(name, root)
     if _damage(name, root) is None:
         return path
@@ -39,7 +41,10 @@ def prepare(name: str, root: Path, from_dir: Path | None = None, log: Log = prin
             # Left by a killed process: only the holder of the lock writes such files.
             for stale in (*root.glob(f".{path.name}.*.tmp"), *(root / "downloads" / name).glob("tmp*")):
                 stale.unlink()
-            prepared.write(_build(name, root, from_dir, log), path)
+            if name in prepared.SEQUENCES:
+                _build_house_numbers(name, root, from_dir, log, skip_faulty)
+            else:
+                prepared.write(_build(name, root, from_dir, log), path)
             log(f"prepared {path}")
     return path
 
@@ -68,6 +73,22 @@ def _build(name: str, root: Path, from_dir: Path | None, log: Log) -> Prepared:
     folder = root / "downloads" / "mnist"
     log(f"downloading MNIST ({mnist.DOWNLOAD_BYTES / 1e6:.1f} MB) into {folder}")
     return mnist.build(lambda o: download(o.name, o.md5, o.size, mnist.MIRRORS, folder, log=log))
+
+
+def _build_house_numbers(name: str, root: Path, from_dir: Path | None, log: Log, skip_faulty: bool) -> None:
+    from attn_cli.data.sources import svhn
+
+    folder = from_dir or root / "downloads" / "svhn"
+
+    def fetch(original: svhn.Original) -> Path:
+        if from_dir is not None:
+            return folder / original.name
+        with _lock(folder / original.name, log):  # the data sets svhn… share their archives
+            for stale in folder.glob("tmp*"):
+                stale.unlink()
+            return download(original.name, original.sha256, original.size, svhn.MIRRORS, folder, data="svhn", log=log)
+
+    svhn.build(name, root, fetch, log, skip_faulty)
 
 
 @contextmanager

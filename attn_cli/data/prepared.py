@@ -1,8 +1,13 @@
 """One verified .h5 per source: fixed layout, a sha256 over everything in it, written atomically.
 
-Layout: for each split of train, validation, test the data sets `<split>_images` uint8 (N, H, W) and `<split>_labels`
-uint8 (N,), stored contiguously and uncompressed, and one attribute `about`: JSON bytes with format, name, origin,
-class_names and sha256. Nothing else is read, and nothing is read before its type, shape and storage are checked.
+Layout: for each split of train, validation, test the data sets `<split>_images` uint8 (N, H, W) or (N, C, H, W) and
+`<split>_labels` uint8 (N,) or (N, L+1), stored contiguously and uncompressed, and one attribute `about`: JSON bytes
+with format, name, origin, class_names and sha256. Nothing else is read, and nothing is read before its type, shape and
+storage are checked. What is large is written image by image and mapped when it is read, so no data set needs memory
+for all its images.
+
+Data sets of sequences have no split of their own for validation, and labels (N, L+1): the classes from left to right,
+then K (the end), then EMPTY; see `DataInfo.length`.
 """
 
 from __future__ import annotations
@@ -10,30 +15,37 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import os
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import h5py
 import numpy as np
 
-from attn_cli.data.hdf5 import open_hdf5, read_plain
+from attn_cli.data.hdf5 import open_hdf5, plain
 from attn_cli.errors import Refused
 
 FORMAT = 1
 SPLITS = ("train", "validation", "test")
-MAX_BYTES = 1 << 30  # of one prepared file; MNIST takes 55 MB
+EMPTY = 255  # in labels of sequences: nothing more follows
+MAPPED = 256 << 20  # bytes; larger files are mapped into memory instead of read
+BLOCK = 16 << 20  # bytes read at a time
+
+SEQUENCES = ("svhn", "svhn_110", "svhn_128", "svhn_rgb", "svhn_110_rgb", "svhn_128_rgb")  # sources with such labels
+
+Put = Callable[[str, int, np.ndarray], None]  # name of an array, first row, rows
 
 _verified: set[tuple[str, int, int, int]] = set()  # files whose hash was checked by this process
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """Digits of one source. images uint8 (N, H, W), labels uint8 (N,), per split; white on black, background 0."""
+    """Images and labels of one source, per split, all uint8: (N, H, W) or (N, C, H, W), and (N,) or (N, L+1)."""
 
     name: str
     origin: str  # what the arrays were made from, and with what
@@ -41,19 +53,99 @@ class Prepared:
     images: dict[str, np.ndarray]
     labels: dict[str, np.ndarray]
 
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Under the names that they have in the file, in its order."""
+        found: dict[str, np.ndarray] = {}
+        for split in SPLITS:
+            if split in self.images:
+                found |= {f"{split}_images": self.images[split], f"{split}_labels": self.labels[split]}
+        return found
+
     def content_sha256(self) -> str:
         """Over name, dtype, shape and bytes of every array, and nothing else."""
-        digest = hashlib.sha256()
-        for split in SPLITS:
-            for kind, array in (("images", self.images[split]), ("labels", self.labels[split])):
-                digest.update(f"{split}_{kind} {array.dtype} {array.shape}\n".encode())
-                digest.update(np.ascontiguousarray(array).data)
-        return digest.hexdigest()
+        blocks = {name: (array.shape, [array]) for name, array in self.arrays().items()}
+        return _content_sha256(blocks)
 
     def sha256(self) -> str:
         """Over everything in the file: format, name, origin, class names and the arrays."""
-        about = [FORMAT, self.name, self.origin, list(self.class_names), self.content_sha256()]
-        return hashlib.sha256(json.dumps(about).encode()).hexdigest()
+        return _sha256(self.name, self.origin, self.class_names, self.content_sha256())
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One array in a prepared file, unread."""
+
+    path: Path
+    offset: int  # bytes
+    shape: tuple[int, ...]
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """All its bytes in order, flat, without holding more than one block."""
+        with open(self.path, "rb") as file:
+            yield from _blocks(file, self.offset, math.prod(self.shape))
+
+    def rows(self) -> Iterator[np.ndarray]:
+        """All its rows in order, some at a time."""
+        row = math.prod(self.shape[1:])
+        step = max(BLOCK // row, 1)
+        with open(self.path, "rb") as file:
+            for first in range(0, self.shape[0], step):
+                count = min(step, self.shape[0] - first)
+                block = np.empty(count * row, np.uint8)
+                file.seek(self.offset + first * row)
+                if file.readinto(block.data) < len(block):
+                    raise ValueError("it ends too early")
+                yield block.reshape(count, *self.shape[1:])
+
+    def array(self, mapped: bool) -> np.ndarray:
+        """The whole array; `mapped`: pages are read when they are touched, and what is written stays in memory."""
+        if mapped:
+            return np.memmap(self.path, np.uint8, "c", self.offset, self.shape)
+        whole = np.fromfile(self.path, np.uint8, math.prod(self.shape), offset=self.offset)
+        return whole.reshape(self.shape)
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a prepared file says of itself, checked for form but not for its hash."""
+
+    name: str
+    origin: str
+    class_names: tuple[str, ...]
+    sha256: str
+    stored: dict[str, Stored]
+
+    def verify(self) -> None:
+        """Reads the file; raises ValueError if its hash is another."""
+        content = _content_sha256({name: (stored.shape, stored.blocks()) for name, stored in self.stored.items()})
+        actual = _sha256(self.name, self.origin, self.class_names, content)
+        if actual != self.sha256:
+            raise ValueError(f"its sha256 is {actual}, recorded was {self.sha256}")
+
+
+def _sha256(name: str, origin: str, class_names: Sequence[str], content: str) -> str:
+    return hashlib.sha256(json.dumps([FORMAT, name, origin, list(class_names), content]).encode()).hexdigest()
+
+
+def _content_sha256(arrays: Mapping[str, tuple[Sequence[int], Any]]) -> str:
+    """`arrays`: name → shape, and the bytes as uint8 arrays in order."""
+    digest = hashlib.sha256()
+    for name, (shape, blocks) in arrays.items():
+        digest.update(f"{name} uint8 {tuple(shape)}\n".encode())
+        for block in blocks:
+            digest.update(np.ascontiguousarray(block).data)
+    return digest.hexdigest()
+
+
+def _blocks(file: BinaryIO, offset: int, size: int) -> Iterator[np.ndarray]:
+    file.seek(offset)
+    buffer = np.empty(min(size, BLOCK), np.uint8)
+    while size:
+        got = file.readinto(buffer[: min(size, BLOCK)].data)  # type: ignore[attr-defined]
+        if not got:
+            raise ValueError(f"it ends {size:,} bytes too early")
+        size -= got
+        yield buffer[:got]
 
 
 def data_root(root: str | None) -> Path:
@@ -70,44 +162,167 @@ def path_of(name: str, root: Path) -> Path:
 
 
 def rebuild_command(name: str, root: Path) -> str:
-    return f"attn data prepare {name}" + ("" if root == data_root(None) else f" --root {shlex.quote(str(root))}")
+    what = name.removesuffix("_rgb") + " --rgb" if name.endswith("_rgb") else name
+    return f"attn data prepare {what}" + ("" if root == data_root(None) else f" --root {shlex.quote(str(root))}")
 
 
 def write(prepared: Prepared, path: Path) -> None:
     """Writes the file so that it is complete or absent, also after a power loss; raises Refused (disk full, rights)."""
-    about = {
-        "format": FORMAT,
-        "name": prepared.name,
-        "origin": prepared.origin,
-        "class_names": prepared.class_names,
-        "sha256": prepared.sha256(),
-    }
-    # Made in memory first, so that every error of the disk is an ordinary OSError of `write` and not HDF5's.
-    memory = io.BytesIO()
-    with h5py.File(memory, "w", libver=("v110", "v110")) as file:  # this version checksums its own structure
-        for split in SPLITS:
-            file.create_dataset(f"{split}_images", data=prepared.images[split])
-            file.create_dataset(f"{split}_labels", data=prepared.labels[split])
-        file.attrs["about"] = np.bytes_(json.dumps(about).encode())
+    arrays = prepared.arrays()
+
+    def fill(put: Put) -> None:
+        for name, array in arrays.items():
+            put(name, 0, array)
+
+    shapes = {name: array.shape for name, array in arrays.items()}
+    write_filled(path, prepared.name, prepared.origin, prepared.class_names, shapes, fill)
+
+
+def write_filled(
+    path: Path,
+    name: str,
+    origin: str,
+    class_names: Sequence[str],
+    shapes: Mapping[str, tuple[int, ...]],
+    fill: Callable[[Put], None],
+) -> None:
+    """Like `write`, with arrays of the given shapes (names in the file's order) whose rows `fill` puts in any order.
+
+    Rows that `fill` leaves out are zero. If `fill` raises, nothing is left.
+    """
+    about: dict[str, Any] = {"format": FORMAT, "name": name, "origin": origin, "class_names": list(class_names)}
+    offsets, _ = _structure(shapes, {**about, "sha256": "0" * 64})
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "wb") as file:
-            file.write(memory.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        with disk_named(path):
+            file = open(temporary, "w+b")  # noqa: SIM115 – closed below
+
+        def put(array: str, row: int, rows: np.ndarray) -> None:
+            data = np.ascontiguousarray(rows, np.uint8)
+            if data.shape[1:] != tuple(shapes[array][1:]) or not 0 <= row <= shapes[array][0] - len(data):
+                raise IndexError(f"rows {row} to {row + len(data)} of shape {data.shape[1:]} in {array}")
+            with disk_named(path):
+                file.seek(offsets[array] + row * math.prod(data.shape[1:]))
+                file.write(data.data)
+
+        with file:
+            fill(put)
+            with disk_named(path):
+                file.truncate(max(offsets[array] + math.prod(shape) for array, shape in shapes.items()))
+                file.flush()
+            content = {
+                array: (shape, _blocks(file, offsets[array], math.prod(shape))) for array, shape in shapes.items()
+            }
+            about["sha256"] = _sha256(name, origin, class_names, _content_sha256(content))
+            with disk_named(path):
+                for position, piece in _structure(shapes, about)[1]:
+                    file.seek(position)
+                    file.write(piece)
+                file.flush()
+                os.fsync(file.fileno())
+        with disk_named(path):
+            os.replace(temporary, path)
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def _structure(
+    shapes: Mapping[str, tuple[int, ...]], about: Mapping[str, Any]
+) -> tuple[dict[str, int], list[tuple[int, bytes]]]:
+    """Offsets of the arrays in the file, and everything around them as (position, bytes).
+
+    HDF5 makes it in memory, where the arrays take no room as they are never touched; the bytes are written by the
+    caller, so that every error of the disk is an ordinary OSError and not HDF5's.
+    """
+    memory = _Sparse()
+    with h5py.File(memory, "w", libver=("v110", "v110")) as file:  # this version checksums its own structure
+        offsets = {}
+        for name, shape in shapes.items():
+            how = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+            how.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+            how.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+            space = h5py.h5s.create_simple(shape)
+            offsets[name] = h5py.h5d.create(file.id, name.encode(), h5py.h5t.NATIVE_UINT8, space, how).get_offset()
+        file.attrs["about"] = np.bytes_(json.dumps(about).encode())
+    pieces, position = [], 0
+    for name in sorted(offsets, key=lambda name: offsets[name]):
+        pieces.append((position, memory.at(position, offsets[name] - position)))
+        position = offsets[name] + math.prod(shapes[name])
+    pieces.append((position, memory.at(position, memory.size - position)))
+    return offsets, pieces
+
+
+class _Sparse(io.RawIOBase):
+    """A file in memory, of which only pages that were written take room."""
+
+    PAGE = 4096
+
+    def __init__(self) -> None:
+        self.pages: dict[int, bytearray] = {}
+        self.size = self.position = 0
+
+    def at(self, position: int, size: int) -> bytes:
+        return b"".join(
+            self.pages.get(page, bytes(self.PAGE))[start:end] for page, start, end in self._pieces(position, size)
+        )
+
+    def _pieces(self, position: int, size: int) -> Iterator[tuple[int, int, int]]:
+        end = position + size
+        while position < end:
+            page, start = divmod(position, self.PAGE)
+            step = min(self.PAGE - start, end - position)
+            yield page, start, start + step
+            position += step
+
+    def readinto(self, buffer: Any) -> int:
+        data = self.at(self.position, min(len(buffer), max(self.size - self.position, 0)))
+        buffer[: len(data)] = data
+        self.position += len(data)
+        return len(data)
+
+    def write(self, data: Any) -> int:
+        data = bytes(data)
+        done = 0
+        for page, start, end in self._pieces(self.position, len(data)):
+            kept = self.pages.setdefault(page, bytearray(self.PAGE))
+            kept[start:end] = data[done : done + end - start]
+            done += end - start
+        self.position += done
+        self.size = max(self.size, self.position)
+        return done
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self.position = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self.position, os.SEEK_END: self.size}[whence]
+        return self.position
+
+    def tell(self) -> int:
+        return self.position
+
+    def truncate(self, size: int | None = None) -> int:
+        self.size = self.position if size is None else size
+        return self.size
+
+    def readable(self) -> bool:
+        return True
+
+    writable = seekable = readable
+
+
+@contextmanager
+def disk_named(path: Path) -> Iterator[None]:
+    """Turns an error of the disk into Refused, naming the file that could not be written."""
+    try:
+        yield
     except OSError as error:
         raise Refused(
             f"{path} cannot be written ({error.strerror}): free space there or choose another data.root."
         ) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
 
 
 def read(name: str, root: Path) -> Prepared:
@@ -120,14 +335,23 @@ def read(name: str, root: Path) -> Prepared:
     with _damage_named(name, path, root):
         state = path.stat()
         identity = (str(path), state.st_ino, state.st_size, state.st_mtime_ns)
-        prepared, sha256 = _read(path)
-        if prepared.name != name:
-            raise ValueError(f"it holds {prepared.name!r}")
-        if identity not in _verified:
+        sequences = name in SEQUENCES
+        contents = contents_of(path, ("train", "test") if sequences else SPLITS, sequences)
+        if contents.name != name:
+            raise ValueError(f"it holds {contents.name!r}")
+        if state.st_size > MAPPED and identity not in _verified:
+            contents.verify()
+        arrays = {array: stored.array(state.st_size > MAPPED) for array, stored in contents.stored.items()}
+        images = {split: arrays[f"{split}_images"] for split in SPLITS if f"{split}_images" in arrays}
+        labels = {split: arrays[f"{split}_labels"] for split in images}
+        prepared = Prepared(name, contents.origin, contents.class_names, images, labels)
+        for split in images:
+            _check_labels(split, labels[split], len(contents.class_names))
+        if state.st_size <= MAPPED and identity not in _verified:
             actual = prepared.sha256()
-            if actual != sha256:
-                raise ValueError(f"its sha256 is {actual}, recorded was {sha256}")
-            _verified.add(identity)
+            if actual != contents.sha256:
+                raise ValueError(f"its sha256 is {actual}, recorded was {contents.sha256}")
+        _verified.add(identity)
     return prepared
 
 
@@ -148,7 +372,8 @@ def _damage_named(name: str, path: Path, root: Path) -> Iterator[None]:
         ) from error
 
 
-def _read(path: Path) -> tuple[Prepared, str]:
+def contents_of(path: Path, splits: Sequence[str], sequences: bool) -> Contents:
+    """What the file holds, without reading its arrays; raises ValueError, OSError or what else h5py has."""
     with open_hdf5(path) as file:
         # Text of a fixed length: what has a variable length lies in HDF5's heap, which no checksum guards and where
         # one wrong byte makes the library loop for ever.
@@ -158,24 +383,28 @@ def _read(path: Path) -> tuple[Prepared, str]:
         about: dict[str, Any] = json.loads(bytes(file.attrs["about"]))
         if about.get("format") != FORMAT:
             raise ValueError(f"its format is {about.get('format')!r}, this version reads {FORMAT}")
-        images, labels = {}, {}
-        left = MAX_BYTES
-        for split in SPLITS:
-            images[split] = read_plain(file, f"{split}_images", dims=(3,), dtype=np.uint8, limit=left, contiguous=True)
-            left -= images[split].nbytes
-            labels[split] = read_plain(file, f"{split}_labels", dims=(1,), dtype=np.uint8, limit=left, contiguous=True)
-            left -= labels[split].nbytes
-            _check_split(split, images, labels, len(about["class_names"]))
+        stored = {}
+        left = path.stat().st_size
+        for split in splits:
+            for kind, dims in (("images", (3, 4) if sequences else (3,)), ("labels", (2,) if sequences else (1,))):
+                name = f"{split}_{kind}"
+                data = plain(file, name, dims=dims, dtype=np.uint8, limit=left, contiguous=True)
+                stored[name] = Stored(path, data.id.get_offset() or 0, data.shape)
+                left -= math.prod(data.shape)
+            images, labels = stored[f"{split}_images"].shape, stored[f"{split}_labels"].shape
+            first = stored[f"{splits[0]}_images"].shape
+            if images[0] != labels[0]:
+                raise ValueError(f"{split} has {images[0]} images and {labels[0]} labels")
+            if not math.prod(images) or not math.prod(labels):
+                raise ValueError(f"{split} is empty")
+            if images[1:] != first[1:]:
+                raise ValueError(f"{split} images are {images[1:]}, {splits[0]} images {first[1:]}")
     names = tuple(str(name) for name in about["class_names"])
-    return Prepared(str(about["name"]), str(about["origin"]), names, images, labels), str(about["sha256"])
+    return Contents(str(about["name"]), str(about["origin"]), names, str(about["sha256"]), stored)
 
 
-def _check_split(split: str, images: dict[str, np.ndarray], labels: dict[str, np.ndarray], classes: int) -> None:
-    if len(images[split]) != len(labels[split]):
-        raise ValueError(f"{split} has {len(images[split])} images and {len(labels[split])} labels")
-    if not images[split].size:
-        raise ValueError(f"{split} is empty")
-    if images[split].shape[1:] != images["train"].shape[1:]:
-        raise ValueError(f"{split} images are {images[split].shape[1:]}, train images {images['train'].shape[1:]}")
-    if labels[split].max() >= classes:
-        raise ValueError(f"{split} has a label {labels[split].max()}, the classes are 0 to {classes - 1}")
+def _check_labels(split: str, labels: np.ndarray, classes: int) -> None:
+    """Raises ValueError for a class that there is not; in sequences the end, BEYOND and EMPTY may occur as well."""
+    outside = labels >= classes if labels.ndim == 1 else (labels > classes + 1) & (labels != EMPTY)
+    if outside.any():
+        raise ValueError(f"{split} has a label {labels[outside].max()}, the classes are 0 to {classes - 1}")

@@ -301,8 +301,8 @@ def test_info_counts_digits_and_lengths(digit_root: Path, capsys: pytest.Capture
     (row,) = (row for row in rows if row[:1] == ["all"])
     assert row[2] == str(int(lengths.sum()))
     for k in range(1, 6):
-        (row,) = (row for row in rows if row[:2] == ["length", str(k)])
-        assert row[3] == str(int((lengths == k).sum()))
+        (row,) = (row for row in rows if row[:3] == ["images", "with", str(k)])
+        assert row[4] == str(int((lengths == k).sum()))
 
 
 def test_no_loop_over_images() -> None:

@@ -11,8 +11,9 @@ from __future__ import annotations
 import os
 import stat
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -155,25 +156,30 @@ def _stack(paths: list[Path], config: Folder, size: tuple[int, int] | None) -> n
 
 def decode(path: Path, background: int) -> np.ndarray:
     """uint8 (H, W, C) of one file, C 1 (every colour is grey) or 3; raises Refused naming it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow warns of what is refused below, and of harmless oddities
+        return decoded(path, background, str(path))
+
+
+def decoded(file: Path | BinaryIO, background: int, where: str, formats: Iterable[str] = tuple(FORMATS)) -> np.ndarray:
+    """Like `decode`, of a file that messages call `where`; does not touch Python's warnings, so threads may call it."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of what is refused below, and of harmless oddities
-            with Image.open(path, formats=list(FORMATS)) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    raise Refused(
-                        f"{path} has {image.width:,}×{image.height:,} pixels, more than the limit of {MAX_PIXELS:,}: "
-                        "make it smaller or remove it."
-                    )
-                frames = getattr(image, "n_frames", 1)
-                if frames > 1 and image.format != "MPO":  # MPO: a photo with previews
-                    raise Refused(f"{path} holds {frames} images: save one of them, or remove it.")
-                image.load()
-                return _to_bytes(ImageOps.exif_transpose(image), background)
+        with Image.open(file, formats=list(formats)) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise Refused(
+                    f"{where} has {image.width:,}×{image.height:,} pixels, more than the limit of {MAX_PIXELS:,}: "
+                    "make it smaller or remove it."
+                )
+            frames = getattr(image, "n_frames", 1)
+            if frames > 1 and image.format != "MPO":  # MPO: a photo with previews
+                raise Refused(f"{where} holds {frames} images: save one of them, or remove it.")
+            image.load()
+            return _to_bytes(ImageOps.exif_transpose(image), background)
     except Refused:
         raise
     except Exception as error:  # Pillow raises nearly every type for a damaged file
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise Refused(f"{path} cannot be read as an image ({reason}): repair or remove it.") from error
+        raise Refused(f"{where} cannot be read as an image ({reason}): repair or remove it.") from error
 
 
 def _to_bytes(image: Image.Image, background: int) -> np.ndarray:
