@@ -124,10 +124,10 @@ def _prepare(arguments: argparse.Namespace, root: Path) -> None:
     config = config_of(name)
     if not isinstance(config, schema.PREPARED):
         raise Refused(f"data={name} comes from an installed package and prepares itself when it is used.")
-    if isinstance(config, schema.HouseNumbers):
+    if isinstance(config, schema.Svhn):
         config = dataclasses.replace(config, grey=not arguments.rgb)
     elif arguments.rgb or arguments.skip_faulty:
-        raise Refused(f"--rgb and --skip-faulty are for {', '.join(registry.HOUSE_NUMBERS)}: leave them out.")
+        raise Refused(f"--rgb and --skip-faulty are for {', '.join(registry.SVHN)}: leave them out.")
     path = prepare(source_name(config), root, arguments.from_dir, skip_faulty=arguments.skip_faulty)
     print(f"{name} is ready: {path}")
 

@@ -128,7 +128,7 @@ class Sequences:
 
 
 @dataclass(frozen=True)
-class HouseNumbers:
+class Svhn:
     """SVHN house numbers, cut out around their digits, up to five digits read from left to right."""
 
     name: str = "svhn"
@@ -219,7 +219,7 @@ class Config:
     """`attn train`, and what a run folder keeps."""
 
     model: Ram | Dram = field(default_factory=Ram)  # or the Config of an installed package's model
-    data: Scenes | Pairs | Sequences | HouseNumbers | Folder | Arrays = field(
+    data: Scenes | Pairs | Sequences | Svhn | Folder | Arrays = field(
         default_factory=Scenes
     )  # or the Config of an installed package's data
     scales: Scales = field(default_factory=Scales)
@@ -240,9 +240,7 @@ class Evaluate:
 
     run: str | None = None  # run folder; None: the latest finished one in `outputs`
     outputs: str = "outputs"
-    data: Scenes | Pairs | Sequences | HouseNumbers | Folder | Arrays | None = (
-        None  # another data set of the same classes
-    )
+    data: Scenes | Pairs | Sequences | Svhn | Folder | Arrays | None = None  # another data set of the same classes
     focus: bool = False  # read once, then again in a box around the path
     focus_size: int = bounded(54, 1, WIDEST)  # pixels a side of that box
     checkpoint: str = choice("best", "best", "last")
@@ -329,11 +327,11 @@ DATA: dict[str, type] = {
     **dict.fromkeys(registry.SCENES, Scenes),
     **dict.fromkeys(registry.PAIRS, Pairs),
     **dict.fromkeys(registry.SEQUENCES, Sequences),
-    **dict.fromkeys(registry.HOUSE_NUMBERS, HouseNumbers),
+    **dict.fromkeys(registry.SVHN, Svhn),
     "folder": Folder,
     "arrays": Arrays,
 }
-PREPARED = (Scenes, Pairs, Sequences, HouseNumbers)  # made from prepared files: they have source, root and download
+PREPARED = (Scenes, Pairs, Sequences, Svhn)  # made from prepared files: they have source, root and download
 
 
 def load(config: Any) -> Config:

@@ -24,7 +24,7 @@ from attn_cli.data.scenes import CHUNK, Geometry, fixed_scenes, misfit, scenes
 from attn_cli.errors import Refused
 
 Split = str  # "validation" or "test"
-AnyPrepared = schema.Scenes | schema.Pairs | schema.Sequences | schema.HouseNumbers
+AnyPrepared = schema.Scenes | schema.Pairs | schema.Sequences | schema.Svhn
 
 
 @dataclass(frozen=True)
@@ -219,13 +219,13 @@ class Images:
         return digest_of(*self.fixed(split))
 
 
-class HouseNumbers:
+class Svhn:
     """Photos of house numbers: random crops of them for training, crops from the centre for the other splits.
 
     The images that validate are drawn from those that train, the same ones whatever the crop and the run's seed.
     """
 
-    def __init__(self, config: schema.HouseNumbers, source: prepared.Prepared):
+    def __init__(self, config: schema.Svhn, source: prepared.Prepared):
         """Raises Refused if the configured sizes cannot work with these images."""
         pool, test = source.images["train"], source.images["test"]
         height, width = pool.shape[-2:]
@@ -388,8 +388,8 @@ def open_data(config: Any, *, log: Log = print) -> Data:
         return _pairs(config, _source(config, log))
     if isinstance(config, schema.Sequences):
         return _sequences(config, _source(config, log))
-    if isinstance(config, schema.HouseNumbers):
-        return HouseNumbers(config, _source(config, log))
+    if isinstance(config, schema.Svhn):
+        return Svhn(config, _source(config, log))
     if isinstance(config, schema.Arrays):
         from attn_cli.data.sources import arrays
 
@@ -438,12 +438,10 @@ def _pools(
 
 def source_name(config: AnyPrepared) -> str:
     """The name of the prepared file that the configured data set is made from."""
-    return config.source + ("_rgb" if isinstance(config, schema.HouseNumbers) and not config.grey else "")
+    return config.source + ("_rgb" if isinstance(config, schema.Svhn) and not config.grey else "")
 
 
-def _source(
-    config: schema.Scenes | schema.Pairs | schema.Sequences | schema.HouseNumbers, log: Log
-) -> prepared.Prepared:
+def _source(config: schema.Scenes | schema.Pairs | schema.Sequences | schema.Svhn, log: Log) -> prepared.Prepared:
     root, name = prepared.data_root(config.root), source_name(config)
     try:
         return prepared.read(name, root)

@@ -12,7 +12,7 @@ import torch
 
 from attn_cli.commands.data import config_of
 from attn_cli.config import registry
-from attn_cli.config.schema import HouseNumbers
+from attn_cli.config.schema import Svhn
 from attn_cli.data import batches, prepared
 from attn_cli.data.batches import crops, open_data
 from attn_cli.data.keys import below, draws
@@ -46,13 +46,13 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def opened(root: Path, name: str = "svhn", **keys: Any) -> batches.HouseNumbers:
+def opened(root: Path, name: str = "svhn", **keys: Any) -> batches.Svhn:
     data = open_data(dataclasses.replace(config_of(name), root=str(root), **keys))
-    assert isinstance(data, batches.HouseNumbers)
+    assert isinstance(data, batches.Svhn)
     return data
 
 
-@pytest.mark.parametrize("name", registry.HOUSE_NUMBERS)
+@pytest.mark.parametrize("name", registry.SVHN)
 @pytest.mark.parametrize("grey", [True, False])
 def test_every_configured_set(name: str, grey: bool, root: Path) -> None:
     data = opened(root, name, grey=grey)
@@ -143,7 +143,7 @@ def test_the_centre_is_evaluated(root: Path) -> None:
 
 
 def test_validation_never_trains_and_is_the_same_for_every_crop_and_seed(root: Path) -> None:
-    for name in registry.HOUSE_NUMBERS:
+    for name in registry.SVHN:
         data = opened(root, name, validation=4)
         data.images["train"][:] = torch.arange(60, dtype=torch.uint8)[:, None, None, None]
         assert (data.info.train, data.info.validation) == (56, 4)
@@ -243,7 +243,7 @@ def test_the_last_image_and_the_last_corner() -> None:
 
 @pytest.mark.gpu
 def test_the_same_batches_on_a_gpu(root: Path) -> None:
-    for name in registry.HOUSE_NUMBERS:
+    for name in registry.SVHN:
         cpu, gpu = opened(root, name), opened(root, name).to("cuda")
         for one, other in zip(cpu.train_batch(1, 2, 1, 16), gpu.train_batch(1, 2, 1, 16), strict=True):
             assert other.is_cuda and torch.equal(one, other.cpu())
@@ -251,4 +251,4 @@ def test_the_same_batches_on_a_gpu(root: Path) -> None:
 
 
 def test_the_defaults_are_those_of_the_paper() -> None:
-    assert config_of("svhn") == HouseNumbers()
+    assert config_of("svhn") == Svhn()
