@@ -145,6 +145,15 @@ class Svhn:
 
 
 @dataclass(frozen=True)
+class HouseNumbers(Sequences):
+    """Such numbers in one colour on painted house fronts: the stand-in for SVHN that needs no download."""
+
+    name: str = "house_numbers"
+    source: str = choice("digits", "mnist", "digits")
+    grey: bool = True  # else RGB
+
+
+@dataclass(frozen=True)
 class Folder:
     """A person's own images: class folders (data=folder)."""
 
@@ -219,7 +228,7 @@ class Config:
     """`attn train`, and what a run folder keeps."""
 
     model: Ram | Dram = field(default_factory=Ram)  # or the Config of an installed package's model
-    data: Scenes | Pairs | Sequences | Svhn | Folder | Arrays = field(
+    data: Scenes | Pairs | Sequences | HouseNumbers | Svhn | Folder | Arrays = field(
         default_factory=Scenes
     )  # or the Config of an installed package's data
     scales: Scales = field(default_factory=Scales)
@@ -328,6 +337,7 @@ DATA: dict[str, type] = {
     **dict.fromkeys(registry.PAIRS, Pairs),
     **dict.fromkeys(registry.SEQUENCES, Sequences),
     **dict.fromkeys(registry.SVHN, Svhn),
+    **dict.fromkeys(registry.HOUSE_NUMBERS, HouseNumbers),
     "folder": Folder,
     "arrays": Arrays,
 }

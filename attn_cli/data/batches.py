@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from attn_cli.config import registry, schema
-from attn_cli.data import pairs, prepared, sequences
+from attn_cli.data import house_numbers, pairs, prepared, sequences
 from attn_cli.data.keys import below, key, permutation
 from attn_cli.data.layouts import LONGEST
 from attn_cli.data.prepare import Log, prepare
@@ -420,12 +420,17 @@ def _pairs(config: schema.Pairs, source: prepared.Prepared) -> Composed:
 
 
 def _sequences(config: schema.Sequences, source: prepared.Prepared) -> Composed:
-    size, names = (config.height, config.width), source.class_names
-    pools = _pools(config, source)
-    composers = {split: sequences.Sequences(size, split == "train", *pool) for split, pool in pools.items()}
+    size, names, pools = (config.height, config.width), source.class_names, _pools(config, source)
     counts = {split: len(labels) for split, (_, labels) in pools.items()}
-    info = DataInfo(config.name, 1, *size, len(names), names, background=0, length=LONGEST, **counts)
-    return Composed(info, composers, ("sequence", source.name, *size))
+    composers: dict[Split, Composer]
+    if isinstance(config, schema.HouseNumbers):
+        composers = {s: house_numbers.HouseNumbers(size, s == "train", *p, config.grey) for s, p in pools.items()}
+        channels, background, kind = 1 if config.grey else 3, house_numbers.BACKGROUND, "house number"
+    else:
+        composers = {s: sequences.Sequences(size, s == "train", *p) for s, p in pools.items()}
+        channels, background, kind = 1, 0, "sequence"
+    info = DataInfo(config.name, channels, *size, len(names), names, background, **counts, length=LONGEST)
+    return Composed(info, composers, (kind, source.name, *size))
 
 
 def _pools(

@@ -30,6 +30,13 @@ def below(bound: int | np.ndarray, shape: tuple[int, ...], *parts: int | str) ->
     return (draws(shape, *parts) * bound) >> 31
 
 
+def noise(shape: tuple[int, ...], *parts: int | str) -> np.ndarray:
+    """uint8 array of the shape with independent uniform bytes, keyed by the parts."""
+    count = int(np.prod(shape, dtype=np.int64))
+    words = np.random.Philox(key=key(*parts)).random_raw(-(-count // 8))
+    return words.astype("<u8").view(np.uint8)[:count].reshape(shape)
+
+
 def permutation(count: int, *parts: int | str) -> np.ndarray:
     """A random order of range(count), int64, keyed by the parts."""
     return np.argsort(np.random.Philox(key=key(*parts)).random_raw(count), kind="stable")

@@ -41,7 +41,7 @@ class Numbers:
     digit: np.ndarray  # (D,) which digit of the pool it is
     box: np.ndarray  # (D, 4) top, bottom, left, right in the image, in units of 1/256 pixel; may reach outside
     middle: np.ndarray  # (B, 2) y and x of the middle of the box around all digits, in the same units
-    height: np.ndarray  # (B,) of the digits in the photograph they stand for, in thousandths of a pixel
+    pixel: np.ndarray  # (B, 2) height and width in the image of a pixel of the photograph it stands for, the same units
 
 
 class Pool:
@@ -100,11 +100,20 @@ def draw(pool: Pool, size: tuple[int, int], random_crop: bool, count: int, *part
     valid = np.arange(LONGEST) < n[:, None]
     origin = crop * (MARGIN + 1) >> 31 if random_crop else np.full_like(crop, MARGIN // 2)
     middle = (np.array(size) + MARGIN) * UNIT // 2 - origin * UNIT
-    top, bottom = _to_pixels(2 * y - 1000, 2 * y + 1000, valid, middle[:, :1])
-    left, right = _to_pixels(2 * x - width, 2 * x + width, valid, middle[:, 1:])
+    edges, spans = [], []
+    for axis, (low, high) in enumerate(((2 * y - 1000, 2 * y + 1000), (2 * x - width, 2 * x + width))):
+        first = np.where(valid, low, low[:, :1]).min(1, keepdims=True)
+        last = np.where(valid, high, high[:, :1]).max(1, keepdims=True)
+        spans.append((last - first)[:, 0])
+        for edge in (low, high):
+            # The box around all valid digits is 64 / 1.3 pixels about the middle.
+            off = (2 * edge - first - last) * (10 * CROP * UNIT) // (13 * 2 * (last - first))
+            edges.append((middle[:, axis : axis + 1] + off)[valid])
+    # Edges are in 1/2000 of the digits' height, which is so many pixels of a photograph as was drawn.
+    photograph = _quantile(statistics["height"], height)[:, None] * np.stack(spans, 1)
+    pixel = 2000 * 1000 * (10 * CROP * UNIT) // (13 * photograph)
     number, place = np.nonzero(valid)
-    box = np.stack([edge[valid] for edge in (top, bottom, left, right)], 1)
-    return Numbers(n, number, place, chosen[valid], box, middle, _quantile(statistics["height"], height))
+    return Numbers(n, number, place, chosen[valid], np.stack(edges, 1), middle, pixel)
 
 
 def _choice(cumulative: np.ndarray, numbers: np.ndarray) -> np.ndarray:
@@ -122,12 +131,3 @@ def _quantile(knots: np.ndarray, numbers: np.ndarray) -> np.ndarray:
         low = np.take_along_axis(knots, k[..., None], -1)[..., 0]
         high = np.take_along_axis(knots, k[..., None] + 1, -1)[..., 0]
     return low + ((high - low) * (at & ((1 << 31) - 1)) >> 31)
-
-
-def _to_pixels(low: np.ndarray, high: np.ndarray, valid: np.ndarray, middle: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Edges (B, L) along an axis in 1/256 pixel: the box around all valid digits is 64 / 1.3 pixels, about `middle`."""
-    first = np.where(valid, low, low[:, :1]).min(1, keepdims=True)
-    last = np.where(valid, high, high[:, :1]).max(1, keepdims=True)
-    return tuple(
-        middle + (2 * edge - first - last) * (10 * CROP * UNIT) // (13 * 2 * (last - first)) for edge in (low, high)
-    )

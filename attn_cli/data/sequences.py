@@ -4,10 +4,10 @@ A digit's ink, resized to its box in the layout, on black; digits that overlap a
 Decisions:
 
 1. What is resized is the smallest box around the ink, but at least half as wide as high, so that a 1 stays slim.
-2. Resizing reads the digit by linear interpolation, averaged over each pixel of the image: smooth where it enlarges
-   and free of aliases where it shrinks. Both directions are a matrix product per digit, with weights in steps of 1/256
-   and grey levels rounded in between: sums of integers that fp32, TF32 and bf16 operands hold exactly, so every device
-   makes the same image.
+2. Resizing averages what of the digit falls on a pixel of the image, but never less than the width of one of the
+   digit's own pixels, so that enlarging is linear interpolation. Both directions are a matrix product per digit, with
+   weights in steps of 1/256 and grey levels rounded in between: sums of integers that fp32, TF32 and bf16 operands hold
+   exactly, so every device makes the same image.
 
 Legend: B images, D digits in all of them together, n digits in the pool, K side of the largest ink, S side of the part
 of the image that is drawn, H, W height and width.
@@ -24,13 +24,14 @@ from torch import Tensor
 from attn_cli.data import layouts
 from attn_cli.data.scenes import Geometry, place
 
-DRAWN = 60  # pixels: the box around the digits is 49, a smooth edge of a large single digit adds 3 on each side
-FINE = 4096  # of these a pixel of a digit; its square is as large as integers get in fp32 without rounding
+FINE = 4096  # of these a pixel of a digit
 NOTHING = -1  # label behind the terminal class
 
 
 class Sequences:
     """Numbers from the digits of one split: `compose` makes a batch of them, with labels."""
+
+    drawn = 60  # pixels: the box around the digits is 49, a smooth edge of a large single digit adds 3 on each side
 
     def __init__(self, size: tuple[int, int], random_crop: bool, digits: np.ndarray, labels: np.ndarray):
         """`digits` uint8 (n, h, w), `labels` (n,) with classes 0 to 9; `size` in pixels, at least 54 each."""
@@ -55,17 +56,20 @@ class Sequences:
         labels[numbers.number, numbers.place] = self.pool.labels[numbers.digit]
         return labels
 
-    def draw(self, numbers: layouts.Numbers) -> Tensor:
-        """uint8 (B, H, W): the ink of the digits."""
+    def draw(self, numbers: layouts.Numbers, blur: np.ndarray | None = None) -> Tensor:
+        """uint8 (B, H, W): the ink of the digits; `blur` int64 (B, 2) as `weights` takes it, along y and x."""
         height, width = self.size
-        shape = min(height, DRAWN), min(width, DRAWN)
+        shape = min(height, self.drawn), min(width, self.drawn)
         # Only a part of a large image has digits in it: that part is drawn, then moved to its place.
         corner = numbers.middle // layouts.UNIT - np.array(shape) // 2
         corner = np.clip(corner, 0, np.array(self.size) - shape)
         box = numbers.box - (corner * layouts.UNIT).repeat(2, 1)[numbers.number]
         chosen = self.ink.index_select(0, torch.from_numpy(numbers.digit).to(self.ink.device)).float()
-        rows = weights(box[:, :2], self.extent[numbers.digit, 0], shape[0], chosen)
-        columns = weights(box[:, 2:], self.extent[numbers.digit, 1], shape[1], chosen)
+        blur = np.zeros_like(numbers.middle) if blur is None else blur
+        rows, columns = (
+            weights(box[:, 2 * k : 2 * k + 2], self.extent[numbers.digit, k], shape[k], chosen, blur[numbers.number, k])
+            for k in (0, 1)
+        )
         drawn = (rows @ chosen).mul_(1 / 256).round_() @ columns.transpose(1, 2)
         sums = drawn.new_zeros(len(numbers.count), shape[0] * shape[1])
         sums.index_add_(0, torch.from_numpy(numbers.number).to(drawn.device), drawn.flatten(1))
@@ -75,24 +79,24 @@ class Sequences:
         return place(Geometry(height, width, 0, 0, True), part, corner[:, 0], corner[:, 1])
 
 
-def weights(edges: np.ndarray, extent: np.ndarray, size: int, like: Tensor) -> Tensor:
+def weights(edges: np.ndarray, extent: np.ndarray, size: int, like: Tensor, blur: np.ndarray) -> Tensor:
     """float32 (D, S, K), integers: how much of pixel k of a digit is in pixel s of the image, in 1/256.
 
-    `edges` int64 (D, 2) are where the first `extent` (D,) pixels of a digit begin and end in the image, in 1/256 pixel.
-    A row is the integral over the image's pixel of the triangles of linear interpolation; all rows that lie inside the
-    digit sum to 256, up to rounding.
+    `edges` int64 (D, 2) are where the first `extent` (D,) pixels of a digit begin and end in the image; each pixel of
+    the image takes in `blur` int64 (D,) more on either side; both in 1/256 pixel. K and the device are those of `like`.
+    All rows that lie inside the digit sum to 256, up to rounding.
     """
     step = extent * (FINE * layouts.UNIT) // (edges[:, 1] - edges[:, 0])  # pixels of the digit per pixel of the image
-    start = -edges[:, 0] * step // layouts.UNIT
-    gain = np.float32(1) / (FINE // 128 * step).astype(np.float32)  # 2 FINE times the step make 256
-    table = torch.from_numpy(np.stack([step, start, gain]).astype(np.float32)).to(like.device)
-    step_D, start_D, gain_D = table[:, :, None]
-    # Up to the last product everything is an integer of at most 2^24.
-    borders_DS = torch.arange(size + 1, device=like.device) * step_D + start_D
-    centres_K = torch.arange(like.shape[-1], device=like.device) * FINE + FINE / 2
-    from_centre = (borders_DS[:, :, None] - centres_K).clamp_(-FINE, FINE)
-    until = (2 * FINE - from_centre.abs()).mul_(from_centre)  # integral of a triangle, from its centre
-    return (until[:, 1:] - until[:, :-1]).mul_(gain_D[:, :, None]).round_()
+    middle = -edges[:, 0] * step // layouts.UNIT + step // 2  # of the image's first pixel
+    half = np.maximum(step + 2 * blur * step // layouts.UNIT, FINE) // 2  # of what a pixel of the image takes in
+    gain = np.float32(128) / half.astype(np.float32)
+    table = torch.from_numpy(np.stack([step, middle, half + FINE // 2, gain]).astype(np.float32)).to(like.device)
+    step_D, middle_D, reach_D, gain_D = table[:, :, None]
+    # Up to the last product everything is an integer below 2^24.
+    middles_DS = torch.arange(size, device=like.device) * step_D + middle_D
+    centres_K = torch.arange(like.shape[-1], device=like.device) * FINE + FINE // 2
+    overlap = (middles_DS[:, :, None] - centres_K).abs_().neg_().add_(reach_D[:, :, None]).clamp_(0, FINE)
+    return overlap.mul_(gain_D[:, :, None]).round_()
 
 
 def cut_to_ink(digits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -271,9 +271,9 @@ def test_no_loop_over_images() -> None:
     scenes = pairs.Pairs(Geometry(100, 100, 8, 8, True), 0.0, "pair", digits, np.zeros(2000, np.uint8))
     times = []
     for step in range(20):
-        start = time.perf_counter()
+        start = time.process_time()
         scenes.compose(np.arange(128), step)
-        times.append(time.perf_counter() - start)
+        times.append(time.process_time() - start)
     assert min(times) < 0.015
 
 
