@@ -250,5 +250,15 @@ def test_the_same_batches_on_a_gpu(root: Path) -> None:
         assert cpu.digest("validation") == gpu.digest("validation")
 
 
+@pytest.mark.gpu
+def test_what_does_not_fit_on_the_gpu_stays_outside(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 1000))
+    cpu, gpu = opened(root), opened(root).to("cuda")
+    assert not gpu.images["train"].is_cuda
+    for one, other in zip(cpu.train_batch(1, 2, 1, 16), gpu.train_batch(1, 2, 1, 16), strict=True):
+        assert other.is_cuda and torch.equal(one, other.cpu())
+    assert gpu.fixed("test")[0].is_cuda and cpu.digest("test") == gpu.digest("test")
+
+
 def test_the_defaults_are_those_of_the_paper() -> None:
     assert config_of("svhn") == HouseNumbers()

@@ -303,7 +303,7 @@ def test_a_damaged_original_is_refused_before_it_is_parsed(
     assert svhn.FILES["extra"].sha256 in str(refused.value)
     assert hashlib.sha256(damaged).hexdigest() in str(refused.value)
     path.unlink()
-    with pytest.raises(Refused, match="extra.tar.gz cannot be read .No such file"):
+    with pytest.raises(Refused, match="holds neither extra.tar.gz nor a folder extra"):
         made("svhn", tmp_path / "two", originals)
 
 
