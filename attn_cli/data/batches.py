@@ -265,9 +265,11 @@ class Svhn:
         self._fixed = _Fixed(self._fixed_split)
 
     def to(self, device: torch.device | str) -> Self:
-        for tensors in (self.images, self.labels):
-            for split in tensors:
-                tensors[split] = tensors[split].to(device)
+        for split, images in self.images.items():
+            if _fits(images, torch.device(device)):
+                self.images[split] = images.to(device)
+        for split in self.labels:
+            self.labels[split] = self.labels[split].to(device)
         self._device_rows = self._device_rows.to(device)
         self._order.to(device)
         self._fixed.to(device)
@@ -281,9 +283,9 @@ class Svhn:
         height, width = self.images["train"].shape[-2:]
         bounds = np.array([height - self.height + 1, width - self.width + 1])
         corners = below(bounds, (len(own), 2), "crop", seed, epoch, step)
-        rows = self._device_rows.index_select(0, own)
+        rows = self._device_rows.index_select(0, own).to(self.images["train"].device)
         images = crops(self.images["train"], rows, corners, self.height, self.width)
-        return images, self.labels["train"].index_select(0, own)
+        return images.to(own.device), self.labels["train"].index_select(0, own)
 
     def fixed(self, split: Split) -> tuple[Tensor, Tensor]:
         return self._fixed.get(split)
@@ -296,7 +298,13 @@ class Svhn:
         rows = torch.from_numpy(self._rows[split]).to(pool.device) if split != "test" else None
         top, left = (pool.shape[-2] - self.height) // 2, (pool.shape[-1] - self.width) // 2
         images = pool if rows is None else pool.index_select(0, rows)
-        return images[..., top : top + self.height, left : left + self.width].contiguous(), self.labels[split]
+        images = images[..., top : top + self.height, left : left + self.width].contiguous()
+        return images.to(self.labels[split].device), self.labels[split]
+
+
+def _fits(images: Tensor, device: torch.device) -> bool:
+    """Whether the images may take room on the device; else they stay where they are and batches are copied."""
+    return device.type != "cuda" or images.nbytes <= torch.cuda.mem_get_info(device)[0] // 2
 
 
 def crops(pool: Tensor, rows: Tensor, corners: np.ndarray, height: int, width: int) -> Tensor:

@@ -83,7 +83,7 @@ def _build_house_numbers(name: str, root: Path, from_dir: Path | None, log: Log,
     def fetch(original: svhn.Original) -> Path:
         if from_dir is not None:
             return folder / original.name
-        with _lock(folder / original.name, log):  # the data sets svhn… share their archives
+        with _lock(folder / "archives", log):  # which the data sets svhn… share
             for stale in folder.glob("tmp*"):
                 stale.unlink()
             return download(original.name, original.sha256, original.size, svhn.MIRRORS, folder, data="svhn", log=log)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import io
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +21,9 @@ import pytest
 from PIL import Image
 from svhn_archives import Photo, archive, archives, members_of, photo, struct_of
 
-from attn_cli.commands.data import main
-from attn_cli.data import prepared
+from attn_cli.commands.data import config_of, main
+from attn_cli.data import download, prepared
+from attn_cli.data.batches import open_data
 from attn_cli.data.prepare import prepare
 from attn_cli.data.prepared import EMPTY, Prepared
 from attn_cli.data.sources import svhn
@@ -28,9 +34,14 @@ from attn_cli.errors import Refused
 SPLITS = ("train", "extra", "test")
 
 
+@pytest.fixture(scope="module")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return archives(tmp_path_factory.mktemp("svhn") / "originals")
+
+
 @pytest.fixture
-def originals(tmp_path: Path) -> Path:
-    return archives(tmp_path / "originals")
+def originals(made_once: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made_once, tmp_path / "originals"))
 
 
 def made(name: str, root: Path, originals: Path, log: list[str] | None = None, **keys: bool) -> Prepared:
@@ -303,8 +314,55 @@ def test_a_damaged_original_is_refused_before_it_is_parsed(
     assert svhn.FILES["extra"].sha256 in str(refused.value)
     assert hashlib.sha256(damaged).hexdigest() in str(refused.value)
     path.unlink()
-    with pytest.raises(Refused, match="extra.tar.gz cannot be read .No such file"):
+    with pytest.raises(Refused, match="holds neither extra.tar.gz nor a folder extra"):
         made("svhn", tmp_path / "two", originals)
+
+
+# Download
+
+
+@pytest.fixture
+def server(originals: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Serves the archives of the test as if they were the originals."""
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=str(originals))
+    monkeypatch.setattr(SimpleHTTPRequestHandler, "log_message", lambda *words: None)
+    monkeypatch.setenv("NO_PROXY", "*")
+    monkeypatch.setattr(download, "PAUSE", 0.0)
+    running = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    monkeypatch.setattr(svhn, "MIRRORS", (f"http://127.0.0.1:{running.server_port}/",))
+    for split in SPLITS:
+        path = originals / f"{split}.tar.gz"
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        monkeypatch.setitem(svhn.FILES, split, svhn.Original(path.name, digest, path.stat().st_size))
+    thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield f"http://127.0.0.1:{running.server_port}"
+    running.shutdown()
+    thread.join()
+    running.server_close()
+
+
+def test_downloads_once_for_all_data_sets(server: str, originals: Path, tmp_path: Path) -> None:
+    root, log = tmp_path / "root", []
+    data = open_data(dataclasses.replace(config_of("svhn_64"), root=str(root)), log=log.append)
+    assert (data.info.train, data.info.validation, data.info.test) == (45, 5, 8)
+    assert sum(line.startswith("downloading ") for line in log) == 3
+    assert sorted(p.name for p in (root / "downloads" / "svhn").glob("*.gz")) == [f"{s}.tar.gz" for s in sorted(SPLITS)]
+    log.clear()
+    shutil.rmtree(originals)  # nothing is asked for again
+    open_data(dataclasses.replace(config_of("svhn_110"), root=str(root)), log=log.append)
+    assert not any("downloading" in line for line in log)
+
+
+def test_a_wrong_archive_is_not_kept(server: str, originals: Path, tmp_path: Path) -> None:
+    """What was finished before it is."""
+    (originals / "extra.tar.gz").write_bytes(b"<html>not found</html>")
+    config = dataclasses.replace(config_of("svhn"), root=str(tmp_path / "root"))
+    with pytest.raises(Refused, match="extra.tar.gz cannot be downloaded .*attn data prepare svhn --from") as refused:
+        open_data(config, log=lambda line: None)
+    assert f"expected sha256 {svhn.FILES['extra'].sha256}, got " in str(refused.value)
+    left = {p.name for p in (tmp_path / "root").rglob("*") if p.is_file()}
+    assert left == {".svhn.h5.lock", ".archives.lock", "train.tar.gz", "svhn.h5.train.part"}
 
 
 # Interrupted preparation
@@ -381,7 +439,7 @@ def test_killed_half_way(tmp_path: Path) -> None:
     out, errors = start(tmp_path / "counted", originals).communicate()
     events = int(out.split()[-1])
     whole = prepared.read("svhn", tmp_path / "counted")
-    deaths = [*range(2, events, 5), events - 1, events]
+    deaths = [*range(2, events, 11), events - 1, events]
     children = {n: start(tmp_path / str(n), originals, n) for n in deaths}
     outcomes = []
     for n, child in children.items():

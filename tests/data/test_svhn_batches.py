@@ -39,15 +39,19 @@ def house_numbers(source: str, grey: bool = True, train: int = COUNTS["train"]) 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    for source in SIDES:
-        for grey in (True, False):
-            one = house_numbers(source, grey)
-            prepared.write(one, prepared.path_of(one.name, tmp_path))
+    store(tmp_path, house_numbers("svhn"))
     return tmp_path
 
 
+def store(root: Path, one: Prepared) -> None:
+    prepared.write(one, prepared.path_of(one.name, root))
+
+
 def opened(root: Path, name: str = "svhn", **keys: Any) -> batches.Svhn:
-    data = open_data(dataclasses.replace(config_of(name), root=str(root), **keys))
+    config = dataclasses.replace(config_of(name), root=str(root), **keys)
+    if not prepared.path_of(batches.source_name(config), root).exists():
+        store(root, house_numbers(config.source, config.grey))
+    data = open_data(config)
     assert isinstance(data, batches.Svhn)
     return data
 
@@ -159,11 +163,10 @@ def test_validation_never_trains_and_is_the_same_for_every_crop_and_seed(root: P
 
 def test_few_images(tmp_path: Path) -> None:
     for count, validation in ((2, 1), (9, 1), (19, 1), (20, 2)):
-        one = house_numbers("svhn", train=count)
-        prepared.write(one, prepared.path_of("svhn", tmp_path))
+        store(tmp_path, house_numbers("svhn", train=count))
         info = opened(tmp_path).info
         assert (info.train, info.validation) == (count - validation, validation)
-    prepared.write(house_numbers("svhn", train=1), prepared.path_of("svhn", tmp_path))
+    store(tmp_path, house_numbers("svhn", train=1))
     with pytest.raises(Refused, match="svhn has 1 training image, and one of them must validate"):
         opened(tmp_path)
 
@@ -182,7 +185,7 @@ def test_not_prepared(tmp_path: Path) -> None:
         ("svhn_110", False, "svhn_110 --rgb"),
     ):
         with pytest.raises(Refused, match=f"data={name} is not prepared .*`attn data prepare {command} --root"):
-            opened(tmp_path, name, grey=grey, download=False)
+            open_data(dataclasses.replace(config_of(name), root=str(tmp_path), grey=grey, download=False))
 
 
 def test_a_large_file_is_mapped(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,15 +222,14 @@ def test_a_large_file_is_verified(root: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_digits_in_place_of_house_numbers(root: Path) -> None:
     """A forged file of another form is refused when it is read, not when it is used."""
     images, labels = ({s: np.zeros((4, *shape), np.uint8) for s in prepared.SPLITS} for shape in ((9, 9), ()))
-    prepared.write(Prepared("svhn", "", ("0",), images, labels), prepared.path_of("svhn", root))
+    store(root, Prepared("svhn", "", ("0",), images, labels))
     with pytest.raises(Refused, match=r"train_labels has shape \(4,\), expected 2 dimensions"):
         prepared.read("svhn", root)
-    forged = dataclasses.replace(house_numbers("svhn"), name="digits")
-    prepared.write(forged, prepared.path_of("digits", root))
+    store(root, dataclasses.replace(house_numbers("svhn"), name="digits"))
     with pytest.raises(Refused, match=r"train_labels has shape \(60, 6\), expected 1 dimensions"):
         prepared.read("digits", root)
     labels = {"train": np.full((60, 6), 12, np.uint8), "test": np.zeros((9, 6), np.uint8)}
-    prepared.write(dataclasses.replace(house_numbers("svhn"), labels=labels), prepared.path_of("svhn", root))
+    store(root, dataclasses.replace(house_numbers("svhn"), labels=labels))
     with pytest.raises(Refused, match="train has a label 12"):
         prepared.read("svhn", root)
 
@@ -248,6 +250,16 @@ def test_the_same_batches_on_a_gpu(root: Path) -> None:
         for one, other in zip(cpu.train_batch(1, 2, 1, 16), gpu.train_batch(1, 2, 1, 16), strict=True):
             assert other.is_cuda and torch.equal(one, other.cpu())
         assert cpu.digest("validation") == gpu.digest("validation")
+
+
+@pytest.mark.gpu
+def test_what_does_not_fit_on_the_gpu_stays_outside(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 1000))
+    cpu, gpu = opened(root), opened(root).to("cuda")
+    assert not gpu.images["train"].is_cuda
+    for one, other in zip(cpu.train_batch(1, 2, 1, 16), gpu.train_batch(1, 2, 1, 16), strict=True):
+        assert other.is_cuda and torch.equal(one, other.cpu())
+    assert gpu.fixed("test")[0].is_cuda and cpu.digest("test") == gpu.digest("test")
 
 
 def test_the_defaults_are_those_of_the_paper() -> None:

@@ -126,6 +126,11 @@ def open_source(path: Path, split: str, original: Original, log: Log) -> Source:
     """The archive `path`, or the folder beside it that is named like the split; its checksum verified where known."""
     if not path.exists() and (path.parent / split).is_dir():
         return Folder(path.parent / split)
+    if not path.exists():
+        raise Refused(
+            f"{path.parent} holds neither {path.name} nor a folder {split} of its content: put one of them there or "
+            "leave out --from."
+        )
     archive = Archive(path, split)
     if archive.sha256 != original.sha256:
         size = path.stat().st_size
