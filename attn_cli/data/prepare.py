@@ -31,7 +31,7 @@ def prepare(
     if from_dir is not None and name == "digits":
         raise Refused(f"{name} is rendered on this machine: leave out --from, which is for original files.")
     path = prepared.path_of(name, root)
-    if _damage(name, root) is None:
+    if _damage(name, root) is None and not any(root.glob(f"{path.name}.*.part")):
         return path
     with _lock(path, log):
         damage = _damage(name, root)  # another process may have made the file while this one waited
@@ -46,6 +46,9 @@ def prepare(
             else:
                 prepared.write(_build(name, root, from_dir, log), path)
             log(f"prepared {path}")
+        for part in root.glob(f"{path.name}.*.part"):
+            with suppress(OSError):
+                part.unlink()
     return path
 
 

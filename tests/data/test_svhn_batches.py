@@ -214,6 +214,9 @@ def test_a_large_file_is_verified(root: Path, monkeypatch: pytest.MonkeyPatch) -
         prepared._verified.clear()
         with pytest.raises(Refused, match="svhn.h5 is damaged .*attn data prepare svhn"):
             prepared.read("svhn", root)
+    assert prepared.read("svhn", root, verify=False).labels["train"].shape == (60, 6)
+    with pytest.raises(Refused, match="svhn.h5 is damaged"):  # was not taken for verified
+        prepared.read("svhn", root)
     path.write_bytes(whole[:-5000])
     with pytest.raises(Refused, match="svhn.h5 is damaged"):
         prepared.read("svhn", root)

@@ -97,8 +97,9 @@ def prepared_name(source: str, grey: bool) -> str:
 def build(name: str, root: Path, fetch: Callable[[Original], Path], log: Log, skip_faulty: bool = False) -> None:
     """Writes the prepared file `name`, one of `prepared.SEQUENCES`; `fetch` gives the path where an archive should be.
 
-    Each archive becomes a part that is kept until the whole is done, so that an interrupted preparation goes on with
-    the next archive. With `skip_faulty`, images whose annotation is wrong are left out and counted. Raises Refused.
+    Each archive becomes a part (svhn.h5.train.part), so that an interrupted preparation goes on with the next archive;
+    the caller clears the parts. With `skip_faulty`, images whose annotation is wrong are left out and counted.
+    Raises Refused.
     """
     crop, grey = CROPS[name.removesuffix("_rgb")], not name.endswith("_rgb")
     path = prepared.path_of(name, root)
@@ -117,9 +118,6 @@ def build(name: str, root: Path, fetch: Callable[[Original], Path], log: Log, sk
             found = prepared.contents_of(part, (_role(split),), True)
         parts[split] = found
     _join(path, name, recipe, parts)
-    for part in path.parent.glob(f"{path.name}.*.part"):
-        with suppress(OSError):
-            part.unlink()
 
 
 def open_source(path: Path, split: str, original: Original, log: Log) -> Source:
