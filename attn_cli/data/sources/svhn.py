@@ -210,7 +210,7 @@ def _inventory(
         faulty: dict[int, str] | None = {} if skip_faulty else None
 
         def watch(items: Iterable, total: int) -> Iterator:
-            return counted(items, total, f"{where}: images", log)
+            return counted(items, total, f"{source.path.name}: boxes", log)
 
         digits = digit_struct.read(struct, where, faulty, watch)
     finally:
