@@ -15,7 +15,8 @@ Attn = Callable[..., "subprocess.CompletedProcess[str]"]
 
 def test_the_wheel_holds_the_package_and_conf_and_nothing_else(wheel: Path, repository: Path) -> None:
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    code = {path.relative_to(repository).as_posix() for path in (repository / "attn_cli").rglob("*.py")}
+    package = repository / "attn_cli"
+    code = {p.relative_to(repository).as_posix() for p in (*package.rglob("*.py"), *package.rglob("*.json"))}
     conf = {f"attn_cli/{path.relative_to(repository).as_posix()}" for path in (repository / "conf").rglob("*.yaml")}
     assert names == code | conf
 
