@@ -92,11 +92,11 @@ def save_windows(graph: fx.Graph) -> None:
     """Mark what the retina copied as values to keep for the backward pass."""
     for node in graph.nodes:
         if node.op == "call_function" and "attn.windows" in str(node.target):
-            _keep(node)
+            node.meta["recompute"] = CheckpointPolicy.MUST_SAVE
 
 
 def merge_products(graph: fx.Graph) -> None:
-    """Replace add(…add(mm(G₁ᵀ, X₁), mm(G₂ᵀ, X₂))…, mm(Gₙᵀ, Xₙ)), n ≥ 3, by one `sum_of_products`, and keep the Xₜ."""
+    """Replace add(…add(mm(G₁ᵀ, X₁), mm(G₂ᵀ, X₂))…, mm(Gₙᵀ, Xₙ)), n ≥ 3, by one `sum_of_products`."""
     for node, products in _sums(graph, _is_weight_gradient):
         inputs = [p.args[1] for p in products]
         with graph.inserting_before(node):
@@ -114,14 +114,16 @@ def merge_sums(graph: fx.Graph) -> None:
 
 
 def split_bias(graph: fx.Graph) -> None:
-    """addmm(b, X, W) → mm(X, W) + b, on the graph of one direction: `addmm` copies the bias into its output first,
-    while the addition joins the element-wise loop that comes next.
+    """addmm(b, X, W) → mm(X, W) + b, on the graph of one direction: on a CPU `addmm` copies the bias into its output
+    first, while the addition joins the element-wise loop that comes next.
     """
     nodes: list[Any] = list(graph.nodes)
     for node in nodes:
         if not _is(node, aten.addmm.default) or node.kwargs or node.args[0].meta["val"].dim() != 1:
             continue
         bias, x, weight = node.args
+        if bias.meta["val"].device.type == "cuda":  # there `addmm` adds the bias on the way
+            continue
         with graph.inserting_before(node):
             total = _call(graph, aten.add.Tensor, _call(graph, aten.mm.default, x, weight), bias)
         node.replace_all_uses_with(total)
@@ -136,11 +138,6 @@ def _sums(graph: fx.Graph, wanted: Callable[[Any], bool]) -> Iterator[tuple[fx.N
         leaves = _terms(node, top=True)
         if len(leaves) >= 3 and all(map(wanted, leaves)):
             yield node, leaves
-
-
-def _keep(node: fx.Node) -> None:
-    """Have the partitioner save a value of the forward pass for the backward pass."""
-    node.meta["recompute"] = CheckpointPolicy.MUST_SAVE
 
 
 def _is(node: Any, target: Any) -> bool:
