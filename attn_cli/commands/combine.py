@@ -14,7 +14,7 @@ from attn_cli.config import schema
 from attn_cli.devices import choose_device, prepare_cpu
 from attn_cli.errors import Refused
 from attn_cli.inference.combine import combine
-from attn_cli.inference.monte_carlo import evaluation_noise, wilson
+from attn_cli.inference.monte_carlo import Z, evaluation_noise, wilson
 from attn_cli.inference.sequences import Reading, read
 from attn_cli.learning.restore import Restored, restore
 from attn_cli.pictures import tables
@@ -68,7 +68,7 @@ def paired_interval(before: Tensor, after: Tensor) -> list[float]:
     """
     difference = before.double() - after.double()
     mean, spread = difference.mean().item(), difference.std().item() / math.sqrt(len(difference))
-    return [100 * (mean - 1.959964 * spread), 100 * (mean + 1.959964 * spread)]
+    return [100 * (mean - Z * spread), 100 * (mean + Z * spread)]
 
 
 def _reader(direction: str, config: schema.Combine, device: torch.device) -> Restored:

@@ -110,7 +110,7 @@ class Digits:
         return self
 
     def steps_per_epoch(self, batch_size: int) -> int:
-        return max(self.info.train // batch_size, 1)
+        return self._order.steps(batch_size)
 
     def train_batch(self, seed: int, epoch: int, step: int, batch_size: int) -> tuple[Tensor, Tensor]:
         own, own_cpu = self._order.batch(seed, epoch, step, batch_size)
@@ -159,7 +159,7 @@ class Composed:
         return self
 
     def steps_per_epoch(self, batch_size: int) -> int:
-        return max(self.info.train // batch_size, 1)
+        return self._order.steps(batch_size)
 
     def train_batch(self, seed: int, epoch: int, step: int, batch_size: int) -> tuple[Tensor, Tensor]:
         _, own = self._order.batch(seed, epoch, step, batch_size)
@@ -206,7 +206,7 @@ class Images:
         return self
 
     def steps_per_epoch(self, batch_size: int) -> int:
-        return max(self.info.train // batch_size, 1)
+        return self._order.steps(batch_size)
 
     def train_batch(self, seed: int, epoch: int, step: int, batch_size: int) -> tuple[Tensor, Tensor]:
         own, _ = self._order.batch(seed, epoch, step, batch_size)
@@ -276,7 +276,7 @@ class Svhn:
         return self
 
     def steps_per_epoch(self, batch_size: int) -> int:
-        return max(self.info.train // batch_size, 1)
+        return self._order.steps(batch_size)
 
     def train_batch(self, seed: int, epoch: int, step: int, batch_size: int) -> tuple[Tensor, Tensor]:
         own, _ = self._order.batch(seed, epoch, step, batch_size)
@@ -341,9 +341,13 @@ class _Order:
     def to(self, device: torch.device | str) -> None:
         self.order = self.order.to(device)
 
+    def steps(self, batch_size: int) -> int:
+        """Full batches in an epoch, at least one."""
+        return max(self.count // batch_size, 1)
+
     def batch(self, seed: int, epoch: int, step: int, batch_size: int) -> tuple[Tensor, np.ndarray]:
         """int64 (B,), twice: the images of that step."""
-        steps = max(self.count // batch_size, 1)
+        steps = self.steps(batch_size)
         if not 0 <= step < steps:
             raise IndexError(f"step {step} of an epoch of {steps} steps")
         wanted = key("order", seed, epoch)
@@ -454,7 +458,7 @@ def source_name(config: AnyPrepared) -> str:
     return config.source + ("_rgb" if isinstance(config, schema.Svhn) and not config.grey else "")
 
 
-def _source(config: schema.Scenes | schema.Pairs | schema.Sequences | schema.Svhn, log: Log) -> prepared.Prepared:
+def _source(config: AnyPrepared, log: Log) -> prepared.Prepared:
     root, name = prepared.data_root(config.root), source_name(config)
     try:
         return prepared.read(name, root)

@@ -15,8 +15,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-RULES = ("flip", "average")
-
 
 def lengths(labels_BS: Tensor, terminal: int) -> Tensor:
     """Labels before the terminal class, int64 (B,); of a reader that never ended, all but one of its answers."""

@@ -45,7 +45,7 @@ class Learner(pl.LightningModule):
         self.automatic_optimization = False
         self.finite = FiniteGuard(config.optimizer.clip)  # clips, too
         self.compile_step = compile_step
-        self.samples = 1
+        self.samples = getattr(config.model, "samples", 1)  # M, paths per image
         self.listeners = []  # called with the row of each finished epoch
         self.seconds = 0.0  # spent in training steps, over all attempts
         self.images = 0
@@ -150,10 +150,6 @@ class Learner(pl.LightningModule):
 class RamLearner(Learner):
     """RAM, section 3.2: the hybrid supervised loss."""
 
-    def __init__(self, model: GlimpseModel, config: Config, data: Data, compile_step: bool = False):
-        super().__init__(model, config, data, compile_step)
-        self.samples = config.model.samples
-
     def losses(self, images: Tensor, noise: Tensor, labels: Tensor) -> Losses:
         options: Any = self.config.model
         logits, trace = rollout(self.model, images, noise)
@@ -171,10 +167,6 @@ class RamLearner(Learner):
 
 class DramLearner(Learner):
     """DRAM: eq. 13 for one target, eqs. 15 and 16 for a sequence."""
-
-    def __init__(self, model: GlimpseModel, config: Config, data: Data, compile_step: bool = False):
-        super().__init__(model, config, data, compile_step)
-        self.samples = config.model.samples
 
     def losses(self, images: Tensor, noise: Tensor, labels: Tensor) -> Losses:
         options: Any = self.config.model

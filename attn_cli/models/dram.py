@@ -211,7 +211,8 @@ class DRAM(GlimpseModel):
     def units(self, canvas: Canvas) -> Tensor:
         """Half the image in units of the policy's coordinates, (2,) as x, y."""
         half = [canvas.width / 2 / self.config.unit_width, canvas.height / 2 / self.config.unit_width]
-        return torch.tensor(half, device=canvas.pixels.device)
+        # Filled on the device: a tensor of Python numbers would be copied there at every step.
+        return torch.cat([canvas.pixels.new_full((1,), side, dtype=torch.float32) for side in half])
 
     def choose(self, state: State, noise_R2: Tensor, greedy: bool) -> tuple[Tensor, Tensor]:
         """The next location (R, 2) in [-1, 1] and its log-density (R,) in units of `unit_width` (eqs. 3 and 9)."""
