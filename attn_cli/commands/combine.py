@@ -16,7 +16,7 @@ from attn_cli.errors import Refused
 from attn_cli.inference.combine import combine
 from attn_cli.inference.monte_carlo import Z, evaluation_noise, wilson
 from attn_cli.inference.sequences import Reading, read
-from attn_cli.learning.restore import Restored, restore
+from attn_cli.learning.restore import Restored, check_sampling, restore
 from attn_cli.pictures import tables
 from attn_cli.runs import open_run, write_atomically
 
@@ -79,6 +79,8 @@ def _reader(direction: str, config: schema.Combine, device: torch.device) -> Res
     trained = getattr(restored.config.model, "reader", "forward")
     if trained != direction:
         raise Refused(f"{direction}={path} was trained with model.reader={trained}: swap the two, or name another run.")
+    if config.mc_samples:
+        check_sampling(restored, f"mc_samples={config.mc_samples}")
     return restored
 
 

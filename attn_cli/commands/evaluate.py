@@ -10,7 +10,7 @@ from attn_cli.config import schema
 from attn_cli.devices import choose_device, prepare_cpu
 from attn_cli.errors import Refused
 from attn_cli.inference.monte_carlo import evaluate
-from attn_cli.learning.restore import Restored, restore
+from attn_cli.learning.restore import Restored, check_sampling, restore
 from attn_cli.pictures import tables
 from attn_cli.runs import latest, open_run, write_atomically
 
@@ -20,6 +20,8 @@ def run(config: schema.Evaluate) -> dict[str, Any]:
     prepare_cpu(config.threads)
     found = open_run(config.run) if config.run else latest(config.outputs)
     restored = restore(found, config.checkpoint, choose_device(config.device), config.data)
+    if config.mc_samples:
+        check_sampling(restored, f"mc_samples={config.mc_samples}")
     if config.focus:
         _check_focus(config, restored)
     images, labels = restored.data.fixed(config.split)
@@ -73,7 +75,7 @@ def run(config: schema.Evaluate) -> dict[str, Any]:
 
 def _check_focus(config: schema.Evaluate, restored: Restored) -> None:
     info = restored.data.info
-    if not restored.model.sequence:
+    if not (restored.model.sequence and restored.model.stochastic):
         raise Refused(f"focus=true is for readers of sequences, not for model={restored.config.model.name}.")
     if config.focus_size > min(info.height, info.width):
         raise Refused(

@@ -10,7 +10,7 @@ from typing import Any
 from attn_cli.config import schema
 from attn_cli.devices import choose_device, prepare_cpu
 from attn_cli.inference.monte_carlo import evaluate
-from attn_cli.learning.restore import restore
+from attn_cli.learning.restore import check_sampling, restore
 from attn_cli.pictures import tables
 from attn_cli.pictures.curves import mc_curve
 from attn_cli.runs import latest, open_run, write_atomically
@@ -21,6 +21,7 @@ def run(config: schema.McAverage) -> list[dict[str, Any]]:
     prepare_cpu(config.threads)
     found = open_run(config.run) if config.run else latest(config.outputs)
     restored = restore(found, config.checkpoint, choose_device(config.device))
+    check_sampling(restored, "attn mc-average")
     images, labels = restored.data.fixed(config.split)
     outcome = evaluate(
         restored.model,

@@ -79,6 +79,22 @@ class Dram:
 
 
 @dataclass(frozen=True)
+class ConvNet:
+    """A network that sees the whole image: model=convnet_64_64_64_512, convnet_10 and convnet_10_small."""
+
+    name: str = "convnet_10"
+    filters: tuple[int, ...] = bounded((128,) * 8, 1, 4096)  # of each convolution
+    kernels: tuple[int, ...] = bounded((5,) * 8, 1, 64)
+    strides: tuple[int, ...] = bounded((1,) * 8, 1, 64)
+    pools: tuple[int, ...] = bounded((1, 3, 1, 1, 1, 1, 1, 2), 1, 64)  # width of max-pooling; 1: none
+    padding: bool = True  # whether convolutions keep the size of a map
+    pool_padding: int = bounded(1, 0, 1)
+    hidden: tuple[int, ...] = bounded((3096, 3096), 1, 16384)  # widths of the fully-connected layers
+    dropout: float = bounded(0.5, 0, 0.9)
+    dropout_layers: str = choice("all", "all", "hidden")  # after all layers, or only the fully-connected ones
+
+
+@dataclass(frozen=True)
 class Scenes:
     """Digits, placed in a canvas and cluttered on the fly, from MNIST or from the embedded rendered digits."""
 
@@ -227,7 +243,7 @@ class Logger:
 class Config:
     """`attn train`, and what a run folder keeps."""
 
-    model: Ram | Dram = field(default_factory=Ram)  # or the Config of an installed package's model
+    model: Ram | Dram | ConvNet = field(default_factory=Ram)  # or the Config of an installed package's model
     data: Scenes | Pairs | Sequences | HouseNumbers | Svhn | Folder | Arrays = field(
         default_factory=Scenes
     )  # or the Config of an installed package's data
@@ -331,7 +347,12 @@ class Bench:
     device: str = choice("auto", "auto", "cpu", "gpu")
 
 
-MODELS: dict[str, type] = {"ram": Ram, "ram_lstm": Ram, **dict.fromkeys(("dram", "dram_small", "dram_mnist"), Dram)}
+MODELS: dict[str, type] = {
+    "ram": Ram,
+    "ram_lstm": Ram,
+    **dict.fromkeys(("dram", "dram_small", "dram_mnist"), Dram),
+    **dict.fromkeys(registry.CONVNETS, ConvNet),
+}
 DATA: dict[str, type] = {
     **dict.fromkeys(registry.SCENES, Scenes),
     **dict.fromkeys(registry.PAIRS, Pairs),
@@ -427,6 +448,13 @@ def _check_together(config: Config) -> None:
         )
     if isinstance(model, Dram) and (len(model.filters) != 3 or not all(1 <= f <= 1024 for f in model.filters)):
         raise Refused(f"model.filters must be three numbers from 1 to 1024, not {list(model.filters)}.")
+    if isinstance(model, ConvNet):
+        for key in ("kernels", "strides", "pools"):
+            if len(getattr(model, key)) != len(model.filters):
+                raise Refused(
+                    f"model.{key} must have a number for each of the {len(model.filters)} of model.filters, "
+                    f"not {list(getattr(model, key))}."
+                )
     if trainer.strategy == "ddp" and trainer.devices < 2:
         raise Refused("trainer.strategy=ddp needs trainer.devices of at least 2.")
     if trainer.devices > 1 and trainer.batch_size % trainer.devices:

@@ -21,7 +21,7 @@ from attn_cli.inference.monte_carlo import evaluate
 from attn_cli.learning import optimisers
 from attn_cli.learning.compiling import compiled
 from attn_cli.learning.guards import FiniteGuard
-from attn_cli.learning.objectives import Losses, hybrid, sequence_hybrid
+from attn_cli.learning.objectives import Losses, hybrid, sequence_hybrid, supervised
 from attn_cli.models.model import GlimpseModel
 from attn_cli.models.rollout import draw_noise, rollout
 
@@ -184,3 +184,11 @@ class DramLearner(Learner):
             baseline=options.baseline,
             **weights,
         )
+
+
+class SupervisedLearner(Learner):
+    """Cross-entropy of all answers, for a model that chooses nothing."""
+
+    def losses(self, images: Tensor, noise: Tensor, labels: Tensor) -> Losses:
+        logits, _ = rollout(self.model, images, noise)
+        return supervised(logits, self.model.order(labels))

@@ -84,6 +84,22 @@ def hybrid(
     return Losses(total, cross_entropy.detach(), reinforce.detach(), fit.detach(), reward_MB.mean(), error)
 
 
+def supervised(logits_MBSK: Tensor, targets_BS: Tensor) -> Losses:
+    """Cross-entropy alone, for models without a policy: summed over the targets that exist (not -1), averaged over
+    paths and images. One target: logits (M, B, K), targets (B,).
+    """
+    if targets_BS.dim() == 1:
+        logits_MBSK, targets_BS = logits_MBSK[:, :, None], targets_BS[:, None]
+    there = targets_BS >= 0
+    targets = targets_BS.clamp(min=0)
+    cross_entropy = -(_log_likelihood(logits_MBSK, targets) * there).sum(-1).mean()
+    right = logits_MBSK.detach().argmax(-1) == targets
+    error = (~right & there).any(-1).to(logits_MBSK.dtype).mean()
+    zero = cross_entropy.detach() * 0
+    reward = (right & there).sum() / there.expand_as(right).sum()
+    return Losses(cross_entropy, cross_entropy.detach(), zero, zero, reward, error)
+
+
 def alive_targets(right_MBS: Tensor, targets_BS: Tensor, stop_at_mistake: bool) -> Tensor:
     """Which targets count, bool (M, B, S): those that exist, and if asked none after a path's first mistake, which
     itself still counts (DRAM, section 3.2).

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from attn_cli.config import schema
+from attn_cli.config import registry, schema
 from attn_cli.data.batches import Data, open_data
 from attn_cli.errors import Refused
 from attn_cli.learning import checkpoints
@@ -36,9 +36,21 @@ def restore(run: Run, checkpoint: str, device: torch.device, data: Any = None) -
     path = run.checkpoint(checkpoint)
     state = checkpoints.load(path)["state_dict"]
     opened = open_data(config.data).to(device)
-    model = build_model(config, opened.info)
+    info = opened.info
+    if data is not None and registry.load("model", config.model.name).fixed_size:
+        own = open_data(run.config().data).info
+        info = replace(info, height=own.height, width=own.width)
+    model = build_model(config, info)
     load_model(model, state, path)
     return Restored(run, config, model.to(device).eval(), opened)
+
+
+def check_sampling(restored: Restored, asked: str) -> None:
+    """Refuse to average over the paths of a model that has nothing to sample."""
+    if not restored.model.stochastic:
+        raise Refused(
+            f"{asked} needs a model that samples where it looks; model={restored.config.model.name} does not."
+        )
 
 
 def load_model(model: GlimpseModel, state: dict[str, torch.Tensor], source: object) -> None:

@@ -11,12 +11,14 @@ from attn_cli.models.model import GlimpseModel
 def build_model(config: schema.Config, info: DataInfo) -> GlimpseModel:
     """The model that `config.model.name` names, for the images and classes of a data set."""
     model_class = registry.load("model", config.model.name)
-    sequence = {"length": info.length} if info.length else {}
-    if sequence and not getattr(model_class, "reads_sequences", False):
+    options = {"length": info.length} if info.length else {}
+    if options and not getattr(model_class, "reads_sequences", False):
         raise Refused(
             f"data={info.name} has up to {info.length} labels an image and model={config.model.name} answers with one: "
             "use model=dram."
         )
+    if model_class.fixed_size:
+        options |= {"height": info.height, "width": info.width}
     return model_class(
         config.model,
         config.glimpses,
@@ -24,5 +26,5 @@ def build_model(config: schema.Config, info: DataInfo) -> GlimpseModel:
         channels=info.channels,
         classes=info.classes,
         background=info.background,
-        **sequence,
+        **options,
     )

@@ -18,6 +18,8 @@ class GlimpseModel(nn.Module):
     glimpses: int  # N, per target
     targets: int = 1  # S, answers in a row, the last of a sequence being "no more"
     sequence: bool = False  # whether the answer is a sequence
+    stochastic: bool = True  # whether paths differ, so that averaging over them makes sense
+    fixed_size: bool = False  # whether the weights depend on the size of the image, which `build_model` then passes
     retina: Retina
 
     @property
@@ -49,6 +51,10 @@ class GlimpseModel(nn.Module):
     def order(self, labels: Tensor) -> Tensor:
         """Labels as this model answers them: a backward reader from right to left."""
         return labels
+
+    def boxes(self, location_R2: Tensor, height: int, width: int) -> Tensor:
+        """What a glimpse there covers: (R, k, 4) as x0, y0, x1, y1 in pixels of the image, x1 and y1 exclusive."""
+        return self.retina.boxes(location_R2, height, width)
 
     def multiply_adds(self, training: bool = False) -> int:
         """Of one path through one image, by the closed form."""

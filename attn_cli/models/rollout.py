@@ -55,7 +55,5 @@ def rollout(
         height, width = images_BCHW.shape[-2:]
         trace.step_logits = torch.stack([model.classify(s.hidden) for s in states], 1).view(M, B, N, -1)
         trace.patches = torch.stack([s.patches for s in states], 1).unflatten(0, (M, B))
-        trace.boxes = torch.stack([model.retina.boxes(s.location, height, width) for s in states], 1).unflatten(
-            0, (M, B)
-        )
+        trace.boxes = torch.stack([model.boxes(s.location, height, width) for s in states], 1).unflatten(0, (M, B))
     return logits, trace

@@ -13,8 +13,14 @@ from attn_cli import cli
     ("words", "says"),
     [
         (["model=rum"], "model=rum is not available. Did you mean 'ram'?"),
-        (["model="], "model= is not available. Valid: dram, dram_mnist, dram_small, ram, ram_lstm."),
-        (["model=null"], "model=null: model takes a name. Valid: dram, dram_mnist, dram_small, ram, ram_lstm."),
+        (
+            ["model="],
+            "model= is not available. Valid: convnet_10, convnet_10_small, convnet_64_64_64_512, dram, dram_mnist, dram_small, ram, ram_lstm.",
+        ),
+        (
+            ["model=null"],
+            "model=null: model takes a name. Valid: convnet_10, convnet_10_small, convnet_64_64_64_512, dram, dram_mnist, dram_small, ram, ram_lstm.",
+        ),
         (["trainer=3"], "trainer=3: trainer takes a name. Valid: auto, cpu, ddp, gpu, smoke."),
         (["glimpses=fixd"], "glimpses=fixd is not available. Did you mean 'fixed'?"),
         (["experiment=table1a_6"], "experiment=table1a_6 is not available. Did you mean 'ram/table1a_6'"),
@@ -29,7 +35,10 @@ from attn_cli import cli
         (["data=folder"], "data.path must be given: write data.path=VALUE."),
         (["+seed=1"], "seed is a key already; write it without the plus sign."),
         (["~nothing"], "nothing is not a known key. "),
-        (["~model"], "model must be chosen: write model=NAME. Valid: dram, dram_mnist, dram_small, ram, ram_lstm."),
+        (
+            ["~model"],
+            "model must be chosen: write model=NAME. Valid: convnet_10, convnet_10_small, convnet_64_64_64_512, dram, dram_mnist, dram_small, ram, ram_lstm.",
+        ),
         (["seed=1,2"], "seed=1,2 names several values: add -m to run each."),
         (["glimpses=range(2,8)"], "glimpses.count=range(2,8) names several values: add -m to run each."),
         (["model.sigma=[1"], "'model.sigma=[1' is not understood; write KEY=VALUE"),

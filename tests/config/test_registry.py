@@ -101,7 +101,10 @@ def test_an_installed_models_bounds_hold(installed: Path) -> None:
 def test_installed_names_are_listed_without_importing_them(installed: Path) -> None:
     done = attn(installed, "train", "--help")
     assert done.returncode == 0, done.stderr
-    assert "model: bare, dram, dram_mnist, dram_small, gone, ram, ram_lstm, tiny" in done.stdout
+    assert (
+        "model: bare, convnet_10, convnet_10_small, convnet_64_64_64_512, dram, dram_mnist, dram_small, gone, ram, ram_lstm, tiny"
+        in done.stdout
+    )
     assert "their_data" in done.stdout
     assert "imported" not in done.stdout
 

@@ -1,0 +1,138 @@
+"""Convolutional networks that the attention models are compared with: they see the whole image at once.
+
+Implemented: the ConvNet 64-64-64-512 of Table 2 and the 10-layer ConvNet of Tables 3 to 6 of Ba et al. 2015 (arXiv
+1412.7755, sections 4.2 and 4.3), the latter after Goodfellow et al. 2013 (arXiv 1312.6082) with a head for each position
+of a sequence; any other stack of convolutions and fully-connected layers.
+
+Choices that the papers leave open:
+ 1. 64-64-64-512 is read as three convolutions of 64 filters, 5x5, 3x3 and 3x3 like those of the glimpse network, each
+    followed by max-pooling, and a hidden layer of 512.
+ 2. The 10-layer ConvNet has kernels of 5x5 that keep the size, and max-pooling 3x3 after the second and 2x2 after the
+    eighth layer: with it parameters and multiply-adds agree with Table 5 within 10 % for both sizes of image.
+ 3. A sequence has one linear head for each position, with a class for "no more" (Goodfellow et al. predict the length
+    apart). What follows the end has no loss.
+ 4. Weights start as He et al. 2015 propose, the output layer at PyTorch's default. Pixels are divided by 255.
+ 5. An image of another size than that of the training is resized to it by area and bilinear interpolation ("resize" in
+    Table 4).
+
+Legend: B images, M paths (1 by nature), R = M·B rows, S targets, K classes, C channels, H, W.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from attn_cli.config.schema import ConvNet as Config
+from attn_cli.errors import Refused
+from attn_cli.glimpses.retina import Canvas
+from attn_cli.models.dram import rectified
+from attn_cli.models.model import GlimpseModel
+
+
+@dataclass(frozen=True)
+class State:
+    """All answers, given at once; a step passes on to the next. Rows are paths."""
+
+    canvas: Canvas
+    answers: Tensor  # (R, S, K) logits
+    pixels: Tensor  # (R, 1, C, H, W) in [0, 1], what was seen
+    at: int = 0  # target
+    location: Tensor | None = None  # (R, 2) the centre of the image
+    hidden: Tensor | None = None  # (R, K) logits of the latest target
+    patches: Tensor | None = None
+    log_prob: Tensor | None = None  # never there: nothing is chosen
+    emitter: Tensor | None = None
+
+
+class ConvNet(GlimpseModel):
+    reads_sequences = True
+    fixed_size = True
+    stochastic = False
+
+    def __init__(
+        self,
+        config: Config,
+        glimpses: object,
+        scales: object,
+        *,
+        channels: int,
+        classes: int,
+        background: int = 0,
+        length: int = 0,
+        height: int,
+        width: int,
+    ):
+        super().__init__()
+        self.config, self.size = config, (height, width)
+        self.glimpses = 1
+        self.targets = length + 1 if length else 1
+        self.sequence = length > 0
+        self.classes = classes + 1 if length else classes
+        layers: list[nn.Module] = []
+        adds, place, inputs = [], [height, width], channels
+        count = len(config.filters) + len(config.hidden)
+        drops = [i >= len(config.filters) or config.dropout_layers == "all" for i in range(count)]
+        for i, outputs in enumerate(config.filters):
+            kernel, stride, pool = config.kernels[i], config.strides[i], config.pools[i]
+            convolution = rectified(nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2 if config.padding else 0))
+            place = [(side + 2 * convolution.padding[0] - kernel) // stride + 1 for side in place]
+            adds.append(convolution.weight.numel() * place[0] * place[1])
+            layers += [convolution, nn.ReLU()]
+            pooled = [(side + 2 * config.pool_padding - pool) // pool + 1 for side in place]
+            if min(place) < 1 or (pool > 1 and min(pooled) < 1):
+                raise Refused(
+                    f"Images of {height}×{width} are too small for model={config.name}: nothing is left of them after "
+                    f"its convolution {i + 1}."
+                )
+            if pool > 1:
+                layers.append(nn.MaxPool2d(pool, padding=config.pool_padding))
+                place = pooled
+            if config.dropout and drops[i]:
+                layers.append(nn.Dropout(config.dropout))
+            inputs = outputs
+        layers.append(nn.Flatten())
+        inputs *= place[0] * place[1]
+        for i, outputs in enumerate(config.hidden, start=len(config.filters)):
+            layers += [rectified(nn.Linear(inputs, outputs)), nn.ReLU()]
+            adds.append(inputs * outputs)
+            if config.dropout and drops[i]:
+                layers.append(nn.Dropout(config.dropout))
+            inputs = outputs
+        self.layers = nn.Sequential(*layers)
+        self.output = nn.Linear(inputs, self.targets * self.classes)
+        self.adds = [*adds, self.output.weight.numel()]  # multiply-adds of each layer for one image
+
+    def start(self, images_BCHW: Tensor, samples: int) -> State:
+        """The answers to all targets; images are uint8, of any size."""
+        pixels = images_BCHW.to(self.output.weight.dtype) * (1 / 255)
+        if images_BCHW.shape[-2:] != self.size:
+            pixels = F.interpolate(pixels, self.size, mode="bilinear", antialias=True)
+        answers = self.output(self.layers(pixels)).view(-1, self.targets, self.classes).repeat(samples, 1, 1)
+        height, width = images_BCHW.shape[-2:]
+        return State(Canvas(images_BCHW, height, width), answers, pixels[:, None].repeat(samples, 1, 1, 1, 1))
+
+    def step(self, state: State, noise_R2: Tensor, greedy: bool = False) -> State:
+        """Say the next answer."""
+        return replace(
+            state,
+            at=state.at + 1,
+            hidden=state.answers[:, state.at],
+            location=state.answers.new_zeros(state.answers.shape[0], 2),
+            patches=state.pixels,
+        )
+
+    def classify(self, hidden: Tensor) -> Tensor:
+        return hidden
+
+    def boxes(self, location_R2: Tensor, height: int, width: int) -> Tensor:
+        """The whole image: (R, 1, 4)."""
+        box = torch.tensor([0, 0, width, height], device=location_R2.device)
+        return box.expand(location_R2.shape[0], 1, 4)
+
+    def multiply_adds(self, training: bool = False) -> int:
+        """Of one image with all its targets; in training without the gradient to pixels."""
+        return 3 * sum(self.adds) - self.adds[0] if training else sum(self.adds)
