@@ -1,18 +1,23 @@
 """`attn bench`: speed of the training step, in units that another machine can compare.
 
 For each shape: images/s; multiply-adds/s as a share of this machine's own matrix-product rate; the ratio to a plain
-step whose retina is cut image by image; what Lightning's loop adds; the time of one glimpse. Everything that is
-compared is measured in turns within one run, and medians are compared.
+step whose retina is cut image by image; what Lightning's loop adds; the time of one glimpse; the largest memory; on a
+GPU the kernel launches of a step. Everything that is compared is measured in turns within one run, and medians are
+compared.
 """
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
+import resource
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +31,9 @@ from attn_cli.errors import Refused
 from attn_cli.glimpses.reference import LoopRetina
 from attn_cli.learning.compiling import compiler_found
 from attn_cli.learning.guards import Checkpoints, FiniteGuard, SignalGuard
-from attn_cli.learning.learner import RamLearner
+from attn_cli.learning.learner import Learner
 from attn_cli.learning.reporting import ProgressReport
-from attn_cli.learning.training import Clock, fit
+from attn_cli.learning.training import LEARNERS, Clock, fit
 from attn_cli.models.build import build_model
 from attn_cli.runs import write_atomically
 
@@ -40,19 +45,27 @@ MATRIX = 2048  # side of the matrices whose product sets the scale
 class Shape:
     height: int
     width: int
-    glimpses: int
+    glimpses: int  # per target
     size: int
     scales: int
+    model: schema.Ram | schema.Dram = schema.Ram()
+    classes: int = 10
+    length: int = 0  # of the longest sequence; 0: one answer
 
     def __str__(self) -> str:
-        return f"{self.height}x{self.width}, {self.glimpses} glimpses {self.size}x{self.size}x{self.scales}"
+        glimpses = self.glimpses * (self.length + 1)
+        sensor = f"{self.height}x{self.width}, {glimpses} glimpses {self.size}x{self.size}x{self.scales}"
+        return sensor if isinstance(self.model, schema.Ram) else f"DRAM {sensor}"
 
 
+PAIRS = schema.Dram(name="dram_mnist", glimpse="fc", filters=(16, 16, 32), features=256, coarse=24, unit_width=20.0)
 SHAPES = {
     "28x28": Shape(28, 28, 6, 8, 1),
     "60x60": Shape(60, 60, 6, 12, 3),
     "100x100": Shape(100, 100, 8, 12, 4),
     "800x800": Shape(800, 800, 8, 12, 4),
+    "pairs": Shape(100, 100, 4, 12, 2, PAIRS, classes=55),
+    "svhn": Shape(54, 54, 3, 12, 1, schema.Dram(), length=5),
 }
 
 
@@ -60,15 +73,20 @@ class SyntheticData:
     """One random batch, again and again."""
 
     def __init__(self, shape: Shape, batch_size: int, steps: int, device: torch.device):
-        self.info = DataInfo(
-            "synthetic", 1, shape.height, shape.width, 10, tuple("0123456789"), 0, batch_size * steps, 0, 0
-        )
+        names = tuple(str(k) for k in range(shape.classes))
+        size = (1, shape.height, shape.width, shape.classes)
+        self.info = DataInfo("synthetic", *size, names, 0, batch_size * steps, 0, 0, shape.length)
         generator = torch.Generator().manual_seed(0)
         images = torch.randint(
             0, 256, (batch_size, 1, shape.height, shape.width), dtype=torch.uint8, generator=generator
         )
         self.images, self.steps = images.to(device), steps
-        self.labels = torch.randint(0, 10, (batch_size,), generator=generator).to(device)
+        labels = torch.randint(0, shape.classes, (batch_size, shape.length + 1), generator=generator)
+        if shape.length:  # one label at least, then the end, then nothing
+            ends = torch.randint(1, shape.length + 1, (batch_size, 1), generator=generator)
+            place = torch.arange(shape.length + 1)
+            labels = torch.where(place < ends, labels, torch.where(place == ends, shape.classes, -1))
+        self.labels = (labels if shape.length else labels[:, 0]).to(device)
 
     def to(self, device: torch.device | str) -> SyntheticData:
         return self
@@ -105,9 +123,9 @@ def run(config: schema.Bench) -> list[dict[str, Any]]:
 
 
 def measure_shape(shape: Shape, config: schema.Bench, device: torch.device, use_compile: bool) -> dict[str, Any]:
-    paper = schema.Ram(samples=1, baseline="learned", reward="correct")
+    alone = {"samples": 1, "baseline": "learned", "reward": "correct"}  # as in the papers
     settings = schema.Config(
-        model=paper if config.samples == 1 else schema.Ram(samples=config.samples),
+        model=replace(shape.model, **(alone if config.samples == 1 else {"samples": config.samples})),  # type: ignore[arg-type]
         data=schema.Scenes(height=shape.height, width=shape.width),
         glimpses=schema.Glimpses(shape.glimpses, shape.size),
         scales=schema.Scales(shape.scales),
@@ -115,12 +133,16 @@ def measure_shape(shape: Shape, config: schema.Bench, device: torch.device, use_
         optimizer=schema.Optimizer(clip=CLIP),
     )
     data = SyntheticData(shape, config.batch_size, 100, device)
+    start_memory(device)
     learner = make_learner(settings, data, device, use_compile)
     step, product = training_step(learner, data), matrix_product(device)
+    step()
+    memory = peak_memory(device)
     reference = training_step(make_learner(settings, data, device, False, loops=True), data)
     glimpse = one_glimpse(learner, data)
     seconds = in_turns({"step": step, "product": product, "glimpse": glimpse}, config.seconds, device)
     slow = in_turns({"step": step, "reference": reference}, config.seconds, device)
+    data.steps = max(6, min(100, int(1 / seconds["step"])))
     loop = lightning_step(settings, data, learner, step, device)
     adds = learner.model.multiply_adds(training=True) * config.samples * config.batch_size
     row = {
@@ -138,22 +160,24 @@ def measure_shape(shape: Shape, config: schema.Bench, device: torch.device, use_
         "lightning_ms": 1e3 * loop,
         "lightning_share": loop / seconds["step"],
         "glimpse_us": 1e6 * seconds["glimpse"] / config.batch_size,
+        "peak_memory_mb": memory,
+        "kernel_launches": kernel_launches(step) if device.type == "cuda" else None,
     }
     return row
 
 
 def make_learner(
     settings: schema.Config, data: SyntheticData, device: torch.device, use_compile: bool, loops: bool = False
-) -> RamLearner:
+) -> Learner:
     torch.manual_seed(0)
     model = build_model(settings, data.info).to(device)
     if loops:
         retina = model.retina
         model.retina = LoopRetina(retina.size, retina.scales, retina.channels, retina.background)
-    return RamLearner(model, settings, data, use_compile).to(device)
+    return LEARNERS[settings.model.name](model, settings, data, use_compile).to(device)
 
 
-def training_step(learner: RamLearner, data: SyntheticData) -> Callable[[], None]:
+def training_step(learner: Learner, data: SyntheticData) -> Callable[[], None]:
     """Noise, forward, backward, guard and clipping, optimiser and schedule, as a plain loop would do them."""
     made = learner.configure_optimizers()
     optimiser, schedule, count = made["optimizer"], made["lr_scheduler"], iter(range(10**9))
@@ -183,7 +207,39 @@ def matrix_product(device: torch.device) -> Callable[[], None]:
     return product
 
 
-def one_glimpse(learner: RamLearner, data: SyntheticData) -> Callable[[], None]:
+def start_memory(device: torch.device) -> None:
+    """Forget the largest memory so far: of the GPU, or where the system can of the process."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory(device: torch.device) -> float:
+    """Largest memory in MB: on a GPU what tensors took, on a CPU the whole process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024 / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
+
+
+def kernel_launches(step: Callable[[], None]) -> int:
+    """Kernels, and graphs of them, that the host starts in one step on a GPU."""
+    from torch.profiler import ProfilerActivity, profile
+
+    torch.cuda.synchronize()
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
+        step()
+        torch.cuda.synchronize()
+    starts = ("LaunchKernel", "GraphLaunch")
+    return sum(event.count for event in profiler.key_averages() if any(word in event.key for word in starts))
+
+
+def one_glimpse(learner: Learner, data: SyntheticData) -> Callable[[], None]:
     """A step of the model without gradient: choose a location, look, think. The margin around the images is made
     once.
     """
@@ -222,7 +278,7 @@ def in_turns(functions: dict[str, Callable[[], None]], seconds: float, device: t
 
 
 def lightning_step(
-    settings: schema.Config, data: SyntheticData, learner: RamLearner, step: Callable[[], None], device: torch.device
+    settings: schema.Config, data: SyntheticData, learner: Learner, step: Callable[[], None], device: torch.device
 ) -> float:
     """Seconds that Lightning's loop and the callbacks of `attn train` add to a step of the plain loop."""
     extra = []
@@ -237,6 +293,7 @@ def lightning_step(
                     fit(learner, settings, data, [progress, checkpoints, signals, Clock(started)])
                 finally:
                     progress.stop()
-        gaps = [b - a for a, b in zip(started[10:], started[11:], strict=False)]
+        warm = started[len(started) // 10 + 1 :]
+        gaps = [b - a for a, b in zip(warm, warm[1:], strict=False)]
         extra.append(statistics.median(gaps) - plain)
     return statistics.median(extra)

@@ -1,8 +1,8 @@
 """Convolutional networks that the attention models are compared with: they see the whole image at once.
 
 Implemented: the ConvNet 64-64-64-512 of Table 2 and the 10-layer ConvNet of Tables 3 to 6 of Ba et al. 2015 (arXiv
-1412.7755, sections 4.2 and 4.3), the latter after Goodfellow et al. 2013 (arXiv 1312.6082) with a head for each position
-of a sequence; any other stack of convolutions and fully-connected layers.
+1412.7755, sections 4.2 and 4.3), the latter after Goodfellow et al. 2013 (arXiv 1312.6082) with a head for each
+position of a sequence; any other stack of convolutions and fully-connected layers.
 
 Choices that the papers leave open:
  1. 64-64-64-512 is read as three convolutions of 64 filters, 5x5, 3x3 and 3x3 like those of the glimpse network, each
@@ -78,8 +78,9 @@ class ConvNet(GlimpseModel):
         drops = [i >= len(config.filters) or config.dropout_layers == "all" for i in range(count)]
         for i, outputs in enumerate(config.filters):
             kernel, stride, pool = config.kernels[i], config.strides[i], config.pools[i]
-            convolution = rectified(nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2 if config.padding else 0))
-            place = [(side + 2 * convolution.padding[0] - kernel) // stride + 1 for side in place]
+            margin = kernel // 2 if config.padding else 0
+            convolution = rectified(nn.Conv2d(inputs, outputs, kernel, stride, margin))
+            place = [(side + 2 * margin - kernel) // stride + 1 for side in place]
             adds.append(convolution.weight.numel() * place[0] * place[1])
             layers += [convolution, nn.ReLU()]
             pooled = [(side + 2 * config.pool_padding - pool) // pool + 1 for side in place]

@@ -63,6 +63,7 @@ class State:
 def rectified(layer: L) -> L:
     """A layer that ReLU follows, with the weights that keep the size of what passes (He et al. 2015)."""
     nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+    assert layer.bias is not None
     nn.init.zeros_(layer.bias)
     return layer
 

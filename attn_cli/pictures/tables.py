@@ -58,6 +58,8 @@ BENCH_FORMATS = {
     "ratio_to_reference": "{:.1f}",
     "lightning_share": "{:.1%}",
     "glimpse_us": "{:.2f}",
+    "peak_memory_mb": "{:,.0f}",
+    "kernel_launches": "{:,d}",
 }
 
 
@@ -126,15 +128,21 @@ def mc_table(rows: Iterable[Row]) -> Table:
 
 
 def bench_table(rows: Iterable[Row]) -> Table:
-    """Per shape: speed, share of the sgemm rate, ratio to the plain step, what Lightning adds to a step."""
-    names = ["shape", "compiled", "step ms", "images/s", "of sgemm", "× reference", "Lightning adds", "glimpse µs"]
+    """Per shape: speed, share of the sgemm rate, ratio to the plain step, what Lightning adds to a step, memory, and on
+    a GPU kernel launches.
+    """
+    rows, names = list(rows), ["shape", "compiled", "step ms", "images/s", "of sgemm", "× reference"]
+    names += ["Lightning adds", "glimpse µs", "peak MB", "launches"]
+    formats = dict(BENCH_FORMATS)
+    if all(row.get("kernel_launches") is None for row in rows):
+        del names[-1], formats["kernel_launches"]
     table = _table("Training step", names, numeric=names[2:])
     for row in rows:
         compiled = row.get("compiled")
         table.add_row(
             Text(_plain(row.get("shape"))),
             Text(MISSING if compiled is None else "yes" if compiled else "no"),
-            *(Text(_format(row.get(key), pattern)) for key, pattern in BENCH_FORMATS.items()),
+            *(Text(_format(row.get(key), pattern)) for key, pattern in formats.items()),
         )
     return table
 

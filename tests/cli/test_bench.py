@@ -60,3 +60,33 @@ def test_training_multiply_adds_against_torch(policy_gradient):
         hybrid(logits, trace, torch.tensor([0, 1])).total.backward()
     # The first step's hidden state is a constant: its gradient is not needed, and autograd still computes it.
     assert counter.get_total_flops() / 2 / 2 == pytest.approx(model.multiply_adds(training=True), rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["pairs", "svhn"])
+def test_shapes_of_dram(name):
+    """Each shape takes a real step of the learner that trains it, on labels that the learner understands."""
+    shape = bench.SHAPES[name]
+    settings = schema.Bench(shapes=(name,), samples=2, batch_size=2, threads=1, seconds=0.01, compile="off")
+    row = bench.measure_shape(shape, settings, torch.device("cpu"), False)
+    assert str(shape) == row["shape"] and row["peak_memory_mb"] > 50 and row["kernel_launches"] is None
+    labels = bench.SyntheticData(shape, 64, 1, torch.device("cpu")).labels
+    if shape.length:
+        ends = (labels == shape.classes).int()
+        assert labels.shape == (64, 6) and (ends.sum(1) == 1).all() and (ends.argmax(1) >= 1).all()
+        assert ((labels == -1) == (ends.cumsum(1) - ends > 0)).all()
+    else:
+        assert labels.shape == (64,) and labels.max() >= 40
+
+
+def test_memory_of_each_shape_is_its_own():
+    """What an earlier shape took is not counted again, where the system can forget it."""
+    device = torch.device("cpu")
+    bench.start_memory(device)
+    before = bench.peak_memory(device)
+    held = torch.ones(100_000_000)
+    during = bench.peak_memory(device)
+    assert during - before == pytest.approx(400, abs=40)
+    del held
+    if Path("/proc/self/clear_refs").exists():
+        bench.start_memory(device)
+        assert bench.peak_memory(device) < during - 300

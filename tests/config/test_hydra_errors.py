@@ -8,6 +8,8 @@ import pytest
 
 from attn_cli import cli
 
+MODELS = "convnet_10, convnet_10_small, convnet_64_64_64_512, dram, dram_mnist, dram_small, ram, ram_lstm"
+
 
 @pytest.mark.parametrize(
     ("words", "says"),
@@ -15,11 +17,11 @@ from attn_cli import cli
         (["model=rum"], "model=rum is not available. Did you mean 'ram'?"),
         (
             ["model="],
-            "model= is not available. Valid: convnet_10, convnet_10_small, convnet_64_64_64_512, dram, dram_mnist, dram_small, ram, ram_lstm.",
+            f"model= is not available. Valid: {MODELS}.",
         ),
         (
             ["model=null"],
-            "model=null: model takes a name. Valid: convnet_10, convnet_10_small, convnet_64_64_64_512, dram, dram_mnist, dram_small, ram, ram_lstm.",
+            f"model=null: model takes a name. Valid: {MODELS}.",
         ),
         (["trainer=3"], "trainer=3: trainer takes a name. Valid: auto, cpu, ddp, gpu, smoke."),
         (["glimpses=fixd"], "glimpses=fixd is not available. Did you mean 'fixed'?"),
@@ -37,7 +39,7 @@ from attn_cli import cli
         (["~nothing"], "nothing is not a known key. "),
         (
             ["~model"],
-            "model must be chosen: write model=NAME. Valid: convnet_10, convnet_10_small, convnet_64_64_64_512, dram, dram_mnist, dram_small, ram, ram_lstm.",
+            f"model must be chosen: write model=NAME. Valid: {MODELS}.",
         ),
         (["seed=1,2"], "seed=1,2 names several values: add -m to run each."),
         (["glimpses=range(2,8)"], "glimpses.count=range(2,8) names several values: add -m to run each."),

@@ -99,7 +99,8 @@ def test_every_number_is_bounded() -> None:
         (
             "model.name",
             "os:system",
-            "model=os:system is not available. Valid: convnet_10, convnet_10_small, convnet_64_64_64_512, dram, dram_mnist, dram_small, ram, ram_lstm.",
+            "model=os:system is not available. Valid: convnet_10, convnet_10_small, convnet_64_64_64_512, dram, "
+            "dram_mnist, dram_small, ram, ram_lstm.",
         ),
         ("model", "ram", "model must be a group of keys, not 'ram'."),
         ("trainr", {}, "trainr is not a known key. Did you mean 'trainer'?"),
