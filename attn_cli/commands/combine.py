@@ -28,7 +28,7 @@ def run(config: schema.Combine) -> dict[str, Any]:
     prepare_cpu(config.threads)
     device = choose_device(config.device)
     forward, backward = _reader("forward", config, device), _reader("backward", config, device)
-    _check_pair(forward, backward, config.split)
+    check_pair(forward, backward, config.split)
     images, labels = forward.data.fixed(config.split)
     start = time.perf_counter()
     wrong = _wrong(forward, backward, images, labels, config)
@@ -74,17 +74,24 @@ def paired_interval(before: Tensor, after: Tensor) -> list[float]:
 def _reader(direction: str, config: schema.Combine, device: torch.device) -> Restored:
     path = config.forward if direction == "forward" else config.backward
     restored = restore(open_run(path), config.checkpoint, device)
-    if not restored.model.sequence:
-        raise Refused(f"{direction}={path} answers with one label: `attn combine` takes two readers of sequences.")
-    trained = getattr(restored.config.model, "reader", "forward")
-    if trained != direction:
-        raise Refused(f"{direction}={path} was trained with model.reader={trained}: swap the two, or name another run.")
+    check_reader(restored, direction, direction)
     if config.mc_samples:
         check_sampling(restored, f"mc_samples={config.mc_samples}")
     return restored
 
 
-def _check_pair(forward: Restored, backward: Restored, split: str) -> None:
+def check_reader(restored: Restored, direction: str, key: str) -> None:
+    """Refuse, naming the key that gave the run, what does not read sequences in that direction."""
+    given = f"{key}={restored.run.path}"
+    if not restored.model.sequence:
+        raise Refused(f"{given} answers with one label: a reader of sequences is needed.")
+    trained = getattr(restored.config.model, "reader", "forward")
+    if trained != direction:
+        raise Refused(f"{given} was trained with model.reader={trained}: swap the two, or name another run.")
+
+
+def check_pair(forward: Restored, backward: Restored, split: str) -> None:
+    """Refuse two readers of different images or classes."""
     for what, one, other in (
         ("data", forward.data.digest(split), backward.data.digest(split)),
         ("classes", forward.data.info.class_names, backward.data.info.class_names),

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
+from torch import Tensor
 
+from attn_cli.commands.combine import check_pair, check_reader
 from attn_cli.config import schema
 from attn_cli.devices import choose_device, prepare_cpu
 from attn_cli.errors import Refused
 from attn_cli.inference.monte_carlo import evaluation_noise
-from attn_cli.learning.restore import restore
+from attn_cli.learning.restore import Restored, restore
 from attn_cli.models.rollout import rollout
-from attn_cli.pictures.animation import glimpse_animation
-from attn_cli.pictures.paths import glimpse_path_figure
+from attn_cli.models.trace import Trace
+from attn_cli.pictures.animation import glimpse_animation, readers_animation
+from attn_cli.pictures.paths import glimpse_path_figure, readers_figure
 from attn_cli.runs import latest, open_run
 
 
@@ -30,16 +33,15 @@ def run(config: schema.Show) -> list[Path]:
         raise Refused(
             f"images={outside} lies outside the {config.split} split, which has images 0 to {len(labels) - 1}."
         )
-    files = draw(
-        restored,
-        images,
-        labels,
-        wanted,
-        config.seed,
-        Path(config.output or found.path / "pictures"),
-        config.gif,
-        config.split,
-    )
+    readers = {"": restored}
+    if config.backward is not None:
+        backward = restore(open_run(config.backward), config.checkpoint, images.device)
+        check_reader(restored, "forward", "run")
+        check_reader(backward, "backward", "backward")
+        check_pair(restored, backward, config.split)
+        readers = {"forward": restored, "backward": backward}
+    folder = Path(config.output or found.path / "pictures")
+    files = draw(readers, images, labels, wanted, config.seed, folder, config.gif, config.split)
     for file in files:
         print(file)
     return files
@@ -47,18 +49,38 @@ def run(config: schema.Show) -> list[Path]:
 
 @torch.no_grad()
 def draw(
-    restored: Any, images: Any, labels: Any, wanted: list[int], seed: int, folder: Path, gif: bool, split: str
+    readers: Mapping[str, Restored],
+    images: Tensor,
+    labels: Tensor,
+    wanted: list[int],
+    seed: int,
+    folder: Path,
+    gif: bool,
+    split: str,
 ) -> list[Path]:
-    """paths-<split>.png and, if asked, glimpses-<split>-<i>.gif for each image; the noise is that of `attn eval`."""
-    model, names = restored.model, restored.data.info.class_names
-    index = torch.tensor(wanted, device=images.device)
-    noise = evaluation_noise(seed, 0, 0, len(labels), model.steps)[torch.tensor(wanted)]
-    chosen, truth = images[index], model.order(labels[index]).cpu()
-    _, trace = rollout(model, chosen, noise[None].to(images.device), greedy=True, record=True)
+    """paths-<split>.png and, if asked, glimpses-<split>-<i>.gif for each image; of several readers, by heading, side by
+    side, and the files' names start with those of the readers. The noise is that of `attn eval`.
+    """
+    index, names = torch.tensor(wanted, device=images.device), next(iter(readers.values())).data.info.class_names
+    chosen = images[index]
+    seen: dict[str, tuple[Trace, Tensor]] = {}
+    for name, restored in readers.items():
+        model = restored.model
+        noise = evaluation_noise(seed, 0, 0, len(labels), model.steps)[torch.tensor(wanted)]
+        _, trace = rollout(model, chosen, noise[None].to(images.device), greedy=True, record=True)
+        seen[name] = (trace, model.order(labels[index]).cpu())
     folder.mkdir(parents=True, exist_ok=True)
-    files = [glimpse_path_figure(chosen, trace, truth, names, folder / f"paths-{split}.png")]
-    if gif:
-        for i, number in enumerate(wanted):
-            path = folder / f"glimpses-{split}-{number}.gif"
+    prefix = "".join(f"{name}-" for name in readers if name)
+    if len(seen) == 1:
+        trace, truth = seen[""]
+        files = [glimpse_path_figure(chosen, trace, truth, names, folder / f"paths-{split}.png")]
+    else:
+        files = [readers_figure(chosen, seen, names, folder / f"{prefix}paths-{split}.png")]
+    for i, number in enumerate(wanted if gif else ()):
+        path = folder / f"{prefix}glimpses-{split}-{number}.gif"
+        if len(seen) == 1:
             files.append(glimpse_animation(chosen[i], trace, i, truth[i], names, path))
+        else:
+            answers = {name: (trace, truth[i]) for name, (trace, truth) in seen.items()}
+            files.append(readers_animation(chosen[i], answers, i, names, path))
     return files

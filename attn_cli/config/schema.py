@@ -319,6 +319,7 @@ class Show:
     """`attn show`."""
 
     run: str | None = None
+    backward: str | None = None  # run folder of a backward reader, drawn beside the forward reader `run`
     outputs: str = "outputs"
     checkpoint: str = choice("best", "best", "last")
     split: str = choice("test", "test", "validation")

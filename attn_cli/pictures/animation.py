@@ -6,7 +6,7 @@ Legend: M samples, B images, N glimpses, K classes, C channels, k scales, g glim
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,6 +54,35 @@ def glimpse_animation(
     Writes a GIF that loops and returns its path.
     Errors: `ValueError` if the trace was not recorded.
     """
+    scene, locations = _scene(image, trace, index, label, class_names, sample)
+    return _write_gif(scene.frames(locations), _palette([scene]), image.shape[0] == 1, path)
+
+
+def readers_animation(
+    image: Tensor,
+    readers: Mapping[str, tuple[Trace, Any]],
+    index: int,
+    class_names: Sequence[str],
+    path: Path | str,
+    sample: int = 0,
+) -> Path:
+    """Several readers of one image side by side, each as `glimpse_animation` draws it; `readers` has by heading the
+    recorded trace and the label in that reader's order. Who ends first waits for the others.
+    """
+    scenes = [_scene(image, trace, index, label, class_names, sample) for trace, label in readers.values()]
+    films = [scene.frames(locations) for scene, locations in scenes]
+    pages = []
+    for t in range(max(map(len, films))):
+        pages.append(
+            drawing.side_by_side({name: film[min(t, len(film) - 1)] for name, film in zip(readers, films, strict=True)})
+        )
+    return _write_gif(pages, _palette([scene for scene, _ in scenes]), image.shape[0] == 1, path)
+
+
+def _scene(
+    image: Tensor, trace: Trace, index: int, label: Any, class_names: Sequence[str], sample: int
+) -> tuple[_Scene, np.ndarray]:
+    """What is drawn of one reader, and the locations (N, 2) of the glimpses that it used."""
     fields = drawing.recorded(trace, "locations", "patches", "boxes", "step_logits")
     locations, patches, boxes, logits = (values[sample, index] for values in fields)
     answer = drawing.answer(drawing.array(trace.logits)[sample, index], label, len(locations))
@@ -66,16 +95,11 @@ def glimpse_animation(
     locations, patches, boxes, logits = (v[: answer.glimpses] for v in (locations, patches, boxes, logits))
     per_glimpse = [truths[t // pace] for t in range(answer.glimpses)]
     chances = drawing.probabilities(logits)
-    scene = _Scene.of(drawing.array(image), patches, boxes, chances, per_glimpse, titles, names)
-    still = scene.background()
-    frames = []
-    for t in range(len(locations)):
-        frame = still.copy()
-        scene.draw(frame, t, locations)
-        frames.append(frame)
+    return _Scene.of(drawing.array(image), patches, boxes, chances, per_glimpse, titles, names), locations
 
-    palette = scene.palette()  # one for all frames, so that nothing flickers
-    indexed = [_to_palette(frame, palette, grey=image.shape[0] == 1) for frame in frames]
+
+def _write_gif(frames: list[Image.Image], palette: list[Colour], grey: bool, path: Path | str) -> Path:
+    indexed = [_to_palette(frame, palette, grey) for frame in frames]
     durations = [FRAME_MS] * (len(frames) - 1) + [LAST_MS]
     buffer = io.BytesIO()
     indexed[0].save(buffer, "GIF", save_all=True, append_images=indexed[1:], duration=durations, loop=0, optimize=False)
@@ -170,18 +194,14 @@ class _Scene:
             draw.text((x, HEADING + HEADING / 2 - 2), text, FAINT, drawing.font(12), anchor="lm")
         return page
 
-    def palette(self) -> list[Colour]:
-        """The exact colours of the page and the marks, and those that serve the pixels of image and glimpses best."""
-        fixed = [PAGE, INK, FAINT, FRAME, OUTSIDE, EMPTY, RIGHT, WRONG, *SENSOR]
-        fixed += [(v, v, v) for v in range(0, 256, 17)]  # edges of letters
-        seen = [drawing.to_image(compose_glimpse(patches)) for patches in self.patches]
-        parts = [self.image, *seen]
-        content = Image.new("RGB", (sum(part.width for part in parts), max(part.height for part in parts)))
-        for i, part in enumerate(parts):
-            content.paste(part, (sum(before.width for before in parts[:i]), 0))
-        free = 256 - len(fixed)
-        fitted = content.quantize(free, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).getpalette() or []
-        return [*fixed, *zip(*[iter(fitted[: 3 * free])] * 3, strict=True)]  # type: ignore[list-item]
+    def frames(self, locations: np.ndarray) -> list[Image.Image]:
+        """One page per glimpse; locations (N, 2)."""
+        still, frames = self.background(), []
+        for t in range(len(locations)):
+            frame = still.copy()
+            self.draw(frame, t, locations)
+            frames.append(frame)
+        return frames
 
     def draw(self, page: Image.Image, t: int, locations: np.ndarray) -> None:
         """Frame t (from 0)."""
@@ -225,6 +245,23 @@ class _Scene:
         if true:
             tip = x - self.name_room - 6
             draw.polygon([(tip - 9, middle - 5), (tip - 9, middle + 5), (tip - 2, middle)], fill=INK)
+
+
+def _palette(scenes: Sequence[_Scene]) -> list[Colour]:
+    """One for all frames, so that nothing flickers: the exact colours of the page and the marks, and those that serve
+    the pixels of images and glimpses best.
+    """
+    fixed = [PAGE, INK, FAINT, FRAME, OUTSIDE, EMPTY, RIGHT, WRONG, *SENSOR]
+    fixed += [(v, v, v) for v in range(0, 256, 17)]  # edges of letters
+    parts = []
+    for scene in scenes:
+        parts += [scene.image, *(drawing.to_image(compose_glimpse(patches)) for patches in scene.patches)]
+    content = Image.new("RGB", (sum(part.width for part in parts), max(part.height for part in parts)))
+    for i, part in enumerate(parts):
+        content.paste(part, (sum(before.width for before in parts[:i]), 0))
+    free = 256 - len(fixed)
+    fitted = content.quantize(free, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).getpalette() or []
+    return [*fixed, *zip(*[iter(fitted[: 3 * free])] * 3, strict=True)]  # type: ignore[list-item]
 
 
 def _to_palette(frame: Image.Image, palette: list[Colour], grey: bool) -> Image.Image:

@@ -7,7 +7,7 @@ Legend: N glimpses, C channels, k scales, g glimpse width in pixels, H × W imag
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -164,6 +164,18 @@ def draw_path(page: Image.Image, places_N2: np.ndarray, colour: Colour) -> None:
     disc(points[0], DISC, paint)
     small = layer.resize((right - left, bottom - top), Image.Resampling.BOX)
     page.paste(small, (left, top), small)
+
+
+def side_by_side(pages: Mapping[str, Image.Image]) -> Image.Image:
+    """Pages from left to right, each under its name."""
+    heading = 26
+    width, height = sum(page.width for page in pages.values()), max(page.height for page in pages.values())
+    whole, x = Image.new("RGB", (width, heading + height), PAGE), 0
+    for name, page in pages.items():
+        ImageDraw.Draw(whole).text((x + page.width / 2, heading / 2), name, INK, font(15, bold=True), anchor="mm")
+        whole.paste(page, (x, heading))
+        x += page.width
+    return whole
 
 
 @cache

@@ -6,7 +6,7 @@ Legend: M samples, B images, N glimpses, K classes, C channels, k scales, g glim
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +46,32 @@ def glimpse_path_figure(
     there. Writes a PNG and returns its path.
     Errors: `ValueError` if the trace was not recorded or is of other images.
     """
+    return _write_png(_page(images, trace, labels, class_names, sample), path)
+
+
+def readers_figure(
+    images: Tensor,
+    readers: Mapping[str, tuple[Trace, Any]],
+    class_names: Sequence[str],
+    path: Path | str,
+    sample: int = 0,
+) -> Path:
+    """Several readers of the same images side by side, each as `glimpse_path_figure` draws it; `readers` has by heading
+    the recorded trace and the labels in that reader's order.
+    """
+    pages = {name: _page(images, *reader, class_names, sample) for name, reader in readers.items()}
+    return _write_png(drawing.side_by_side(pages), path)
+
+
+def _write_png(page: Image.Image, path: Path | str) -> Path:
+    buffer = io.BytesIO()
+    page.save(buffer, "PNG", optimize=True)
+    return write(path, buffer.getvalue())
+
+
+def _page(
+    images: Tensor, trace: Trace, labels: Tensor | Sequence[Any], class_names: Sequence[str], sample: int
+) -> Image.Image:
     pixels, truths = drawing.array(images), drawing.array(labels)
     locations, patches = (values[sample] for values in drawing.recorded(trace, "locations", "patches"))
     logits = drawing.array(trace.logits)[sample]
@@ -95,10 +121,7 @@ def glimpse_path_figure(
         places = drawing.to_pixels(locations[b, : answer.glimpses], height, width) * zoom + (column[0], y)
         drawing.draw_path(page, places, RIGHT if answer.right else WRONG)
     _legend(page, draw, page.height - HEADING)
-
-    buffer = io.BytesIO()
-    page.save(buffer, "PNG", optimize=True)
-    return write(path, buffer.getvalue())
+    return page
 
 
 def _stamp(draw: ImageDraw.ImageDraw, x: int, y: int, said: str, right: bool) -> None:
