@@ -31,11 +31,22 @@ GROUPS = {
 FLAT = {command.config_name: command.config for command in entry.HYDRA_COMMANDS.values() if command.name != "train"}
 CELLS = [name for name in choices(CONF, "experiment") if name != "demo"]  # which is no cell of a paper
 EXPERIMENTS = [name for name in CELLS if name.startswith("ram/")]
-DRAM = {  # published error in %, model, context, data
-    "dram/table1_ram": (9, "ram", None, "mnist_pairs"),
-    "dram/table1_no_context": (7, "dram_mnist", "none", "mnist_pairs"),
-    "dram/table1_dram": (5, "dram_mnist", "conv", "mnist_pairs"),
-    "dram/table2_dram": (2.5, "dram_mnist", "conv", "mnist_sum"),
+DRAM = {  # published error in %, model, data, glimpses per target, and what else makes the cell
+    "dram/first_digit": (None, "dram_mnist", "cluttered_mnist_100", 4, {}),
+    "dram/table1_ram": (9, "ram", "mnist_pairs", 4, {}),
+    "dram/table1_no_context": (7, "dram_mnist", "mnist_pairs", 4, {"context": "none"}),
+    "dram/table1_dram": (5, "dram_mnist", "mnist_pairs", 4, {"context": "conv"}),
+    "dram/table2_convnet": (3.2, "convnet_64_64_64_512", "mnist_sum", None, {}),
+    "dram/table2_dram": (2.5, "dram_mnist", "mnist_sum", 4, {"context": "conv"}),
+    "dram/table3_convnet": (4.11, "convnet_10", "svhn", None, {"dropout": 0.5, "dropout_layers": "all"}),
+    "dram/table3_forward": (5.1, "dram", "svhn", 3, {"reader": "forward", "dropout": 0.0}),
+    "dram/table3_backward": (3.9, "dram", "svhn", 3, {"reader": "backward", "dropout": 0.0}),
+    "dram/table4_convnet": (5.60, "convnet_10", "svhn_110", None, {"dropout": 0.5, "dropout_layers": "all"}),
+    "dram/table4_forward": (5.1, "dram", "svhn_110", 3, {"reader": "forward"}),
+    "dram/table4_backward": (4.46, "dram", "svhn_110", 3, {"reader": "backward"}),
+    "dram/table6_small": (5.1, "dram_small", "svhn", 3, {"dropout": 0.0}),
+    "dram/table6_small_dropout": (4.6, "dram_small", "svhn", 3, {"dropout": 0.5}),
+    "dram/section5_convnet": (5.5, "convnet_10", "svhn", None, {"dropout": 0.5, "dropout_layers": "hidden"}),
 }
 
 # (arXiv 1406.6247, NIPS 2014) in % by table and glimpses; None where no number is at hand
@@ -172,15 +183,18 @@ def test_every_cell_of_dram_is_listed() -> None:
 
 @pytest.mark.parametrize("name", DRAM)
 def test_cells_of_dram(name: str) -> None:
-    published, model, context, data = DRAM[name]
+    published, model, data, glimpses, options = DRAM[name]
     config = composed(f"experiment={name}")
     assert (config.experiment, config.model.name, config.data.name) == (name, model, data)
-    assert (config.glimpses.count, config.glimpses.size, config.scales.count) == (4, 12, 2)
-    assert getattr(config.model, "context", None) == context
+    if glimpses is not None:
+        assert (config.glimpses.count, config.glimpses.size, config.scales.count) == (glimpses, 12, 2)
+    assert {key: getattr(config.model, key) for key in options} == options
     header = (CONF / "experiment" / f"{name}.yaml").read_text(encoding="utf-8").partition("defaults:")[0]
-    for part in ("# paper: ", "# table: ", "# time: ", f"# command: attn train experiment={name}\n"):
+    for part in ("# paper: ", "# table: ", "# time: "):
         assert part in header
-    assert f"# published: {published} % (arXiv 1412.7755)" in header
+    assert re.search(rf"# command: attn train experiment={name}( \S+=[A-Z]+)?\n", header)
+    quoted = re.search(r"# published: ([\d.]+) % \(arXiv 1412.7755\)", header)
+    assert (float(quoted[1]) if quoted else None) == published
 
 
 def test_debug_preset_is_short() -> None:
