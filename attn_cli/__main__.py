@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from attn_cli.cli import main
+from attn_cli.cli import run
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run())

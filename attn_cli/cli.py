@@ -67,6 +67,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 141
 
 
+def run() -> int:
+    """`main` as the process's own command: a signal after its end, while Python shuts down, prints no traceback."""
+    code = main()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    return code
+
+
 @contextmanager
 def _orderly_sigterm() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():  # elsewhere Python allows no handlers

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -305,3 +306,11 @@ def test_a_damaged_status_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "job-000.json").write_text(json.dumps([1]))
     with pytest.raises(Refused, match="job-000.json is not a status file"):
         sweeps.read_jobs(tmp_path)
+
+
+def test_a_signal_while_python_shuts_down_prints_nothing():
+    """What runs last at exit sends the process Ctrl-C."""
+    late = "import atexit, os, signal, sys, time; from attn_cli import cli; sys.argv = ['attn', '--version']; "
+    late += "atexit.register(lambda: (os.kill(os.getpid(), signal.SIGINT), time.sleep(5))); sys.exit(cli.run())"
+    done = subprocess.run([sys.executable, "-c", late], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, "") and done.stdout.startswith("attn ")

@@ -27,7 +27,7 @@ def test_the_wheel_names_licence_python_and_command(wheel: Path) -> None:
     metadata = archive.read(f"{info}/METADATA").decode()
     assert "License-Expression: MIT\n" in metadata and "Requires-Python: <3.13,>=3.11\n" in metadata
     assert b"the attn authors" in archive.read(f"{info}/licenses/LICENSE")
-    assert "attn = attn_cli.cli:main" in archive.read(f"{info}/entry_points.txt").decode()
+    assert "attn = attn_cli.cli:run" in archive.read(f"{info}/entry_points.txt").decode()
 
 
 def test_the_wheel_trains_and_evaluates_from_another_folder(
