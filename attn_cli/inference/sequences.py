@@ -8,15 +8,14 @@ Legend: M samples, B images, b of them still being read, T = N·S steps, S targe
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from attn_cli.inference.averages import running_averages
 from attn_cli.models.model import GlimpseModel
+from attn_cli.models.rollout import keep
 
 
 @dataclass(frozen=True)
@@ -67,14 +66,3 @@ def read(
             state, left = keep(state, going.nonzero()[:, 0], M), left[going]
     assert log_probs is not None
     return Reading(labels, log_probs, glimpses, locations, used)
-
-
-def keep(state: Any, images: Tensor, samples: int) -> Any:
-    """A state of fewer images: int64 (b',) of its B, for all M paths. Fields with M·B rows and the canvas are cut."""
-    B = state.canvas.pixels.shape[0]
-    rows = (torch.arange(samples, device=images.device)[:, None] * B + images).view(-1)
-    fields = {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
-    cut = {name: value[rows] for name, value in fields.items() if isinstance(value, Tensor)}
-    return dataclasses.replace(
-        state, canvas=dataclasses.replace(state.canvas, pixels=state.canvas.pixels[images].contiguous()), **cut
-    )

@@ -21,9 +21,9 @@ from attn_cli.inference.monte_carlo import evaluate
 from attn_cli.learning import optimisers
 from attn_cli.learning.compiling import compiled
 from attn_cli.learning.guards import FiniteGuard
-from attn_cli.learning.objectives import Losses, hybrid, sequence_hybrid, supervised
+from attn_cli.learning.objectives import Losses, hybrid, sequence_hybrid, still_counting, supervised
 from attn_cli.models.model import GlimpseModel
-from attn_cli.models.rollout import draw_noise, rollout
+from attn_cli.models.rollout import compact_rollout, draw_noise, rollout
 
 LOGGED = ("loss", "cross_entropy", "reinforce", "baseline", "reward", "error")
 
@@ -170,14 +170,21 @@ class DramLearner(Learner):
 
     def losses(self, images: Tensor, noise: Tensor, labels: Tensor) -> Losses:
         options: Any = self.config.model
-        logits, trace = rollout(self.model, images, noise)
         weights = {"reinforce_weight": options.reinforce_weight, "baseline_weight": options.baseline_weight}
         if not self.model.sequence:
+            logits, trace = rollout(self.model, images, noise)
             return hybrid(logits, trace, labels, reward=options.reward, baseline=options.baseline, **weights)
+        targets = self.model.order(labels)
+        if self.compile_step or images.device.type != "cpu":  # fixed shapes, no sync: what does not count is masked
+            logits, trace = rollout(self.model, images, noise)
+        else:
+            logits, trace = compact_rollout(
+                self.model, images, noise, still_counting(targets, self.samples, options.stop_at_mistake)
+            )
         return sequence_hybrid(
             logits,
             trace,
-            self.model.order(labels),
+            targets,
             reward=options.reward,
             cumulative_reward=options.cumulative_reward,
             stop_at_mistake=options.stop_at_mistake,

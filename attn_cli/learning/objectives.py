@@ -5,6 +5,7 @@ Legend: M samples, B batch, K classes, A location actions, S targets of a sequen
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -110,6 +111,20 @@ def alive_targets(right_MBS: Tensor, targets_BS: Tensor, stop_at_mistake: bool) 
     before = torch.ones_like(right_MBS)
     before[..., 1:] = right_MBS[..., :-1].int().cumprod(-1).bool()
     return there & before
+
+
+def still_counting(targets_BS: Tensor, samples: int, stop_at_mistake: bool) -> Callable[[int, Tensor, Tensor], Tensor]:
+    """For `compact_rollout`: the images that have another target which `alive_targets` counts on any path."""
+    right_MB = torch.ones(samples, targets_BS.shape[0], dtype=torch.bool, device=targets_BS.device)
+
+    def going(s: int, logits_MbK: Tensor, left_b: Tensor) -> Tensor:
+        there = targets_BS[left_b, s + 1] >= 0
+        if not stop_at_mistake:
+            return there
+        right_MB[:, left_b] &= logits_MbK.argmax(-1) == targets_BS[left_b, s]
+        return there & right_MB[:, left_b].any(0)
+
+    return going
 
 
 def sequence_baseline(own_MBS: Tensor, returns_MBS: Tensor, alive_MBS: Tensor) -> Tensor:

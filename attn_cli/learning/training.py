@@ -54,7 +54,9 @@ def seed_everything(seed: int) -> None:
 
 
 def should_compile(config: schema.Config, data: Data) -> bool:
-    """`on` insists; `auto` compiles where a compiler is found and the run is long."""
+    """`on` insists; `auto` compiles where a compiler is found and the run is long, but no sequences on a CPU: there a step
+    that leaves out what does not count is faster, and its shapes vary.
+    """
     trainer = config.trainer
     if trainer.compile == "off":
         return False
@@ -64,6 +66,8 @@ def should_compile(config: schema.Config, data: Data) -> bool:
                 "trainer.compile=on needs a C++ compiler and none was found: install one or use trainer.compile=off."
             )
         print("No C++ compiler was found: training runs without torch.compile.")
+        return False
+    if trainer.compile == "auto" and data.info.length and choose_device(trainer.accelerator).type == "cpu":
         return False
     steps = trainer.epochs * data.steps_per_epoch(trainer.batch_size)
     return trainer.compile == "on" or (steps >= WORTH_COMPILING and trainer.limit_train_steps is None)

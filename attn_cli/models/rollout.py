@@ -5,7 +5,10 @@ Legend as in trace.py.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -57,3 +60,56 @@ def rollout(
         trace.patches = torch.stack([s.patches for s in states], 1).unflatten(0, (M, B))
         trace.boxes = torch.stack([model.boxes(s.location, height, width) for s in states], 1).unflatten(0, (M, B))
     return logits, trace
+
+
+def compact_rollout(
+    model: GlimpseModel,
+    images_BCHW: Tensor,
+    noise_MBN2: Tensor,
+    going: Callable[[int, Tensor, Tensor], Tensor],
+) -> tuple[Tensor, Trace]:
+    """The rollout of a sequence that leaves out what nobody asks for: after each target `going(s, logits (M, b, K), left
+    (b,))` says which of the b images, numbered by `left`, go on, bool (b,).
+
+    Shapes are those of `rollout`, with zeros where nothing was run. One host-device sync per target.
+    """
+    M, B, _, _ = noise_MBN2.shape
+    N, S = model.glimpses, model.targets
+    state, left = model.start(images_BCHW, M), torch.arange(B, device=images_BCHW.device)
+    parts: dict[str, list[Tensor]] = {"location": [], "log_prob": [], "baseline": [], "logits": []}
+    for s in range(S):
+        rows = (torch.arange(M, device=left.device)[:, None] * B + left).view(-1)
+        seen = []
+        for t in range(s * N, (s + 1) * N):
+            state = model.step(state, noise_MBN2[:, left, t].reshape(-1, 2))
+            seen.append(state)
+        logits = model.classify(state.hidden)
+        values = {
+            "location": torch.stack([x.location for x in seen], 1),
+            "log_prob": torch.stack([x.log_prob for x in seen], 1),
+            "baseline": model.baseline(torch.stack([x.emitter for x in seen], 1)),
+            "logits": logits[:, None],
+        }
+        for name, value in values.items():
+            parts[name].append(value.new_zeros(M * B, *value.shape[1:]).index_copy(0, rows, value))
+        if s + 1 < S:
+            on = going(s, logits.detach().view(M, len(left), -1), left)
+            if not on.any():
+                break
+            if not on.all():
+                state, left = keep(state, on.nonzero()[:, 0], M), left[on]
+    for values_of in parts.values():
+        values_of += [torch.zeros_like(values_of[0])] * (S - len(values_of))
+    whole = {name: torch.cat(values_of, 1).unflatten(0, (M, B)) for name, values_of in parts.items()}
+    return whole["logits"], Trace(whole["location"], whole["log_prob"], whole["baseline"], whole["logits"])
+
+
+def keep(state: Any, images: Tensor, samples: int) -> Any:
+    """A state of fewer images: int64 (b',) of its B, for all M paths. Fields with M·B rows and the canvas are cut."""
+    B = state.canvas.pixels.shape[0]
+    rows = (torch.arange(samples, device=images.device)[:, None] * B + images).view(-1)
+    fields = {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
+    cut = {name: value[rows] for name, value in fields.items() if isinstance(value, Tensor)}
+    return dataclasses.replace(
+        state, canvas=dataclasses.replace(state.canvas, pixels=state.canvas.pixels[images].contiguous()), **cut
+    )

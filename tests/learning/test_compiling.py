@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import fx
 
+from attn_cli.config import schema
 from attn_cli.config.schema import Glimpses, Ram, Scales
+from attn_cli.learning import training
 from attn_cli.learning.compiling import (
     SUM_OF_PRODUCTS,
     SUM_OF_ROWS,
@@ -97,3 +101,29 @@ def test_compiled_loss_and_gradients_equal_the_eager_ones(changes):
     assert fast[1].keys() == eager[1].keys()
     for name, gradient in eager[1].items():
         torch.testing.assert_close(fast[1][name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("length", [0, 5])
+def test_sequences_on_a_cpu_are_not_compiled_unless_told_to(length, monkeypatch):
+    """There the step leaves out what does not count: its shapes vary."""
+    monkeypatch.setattr(training, "compiler_found", lambda: True)
+    data = SimpleNamespace(info=SimpleNamespace(length=length), steps_per_epoch=lambda batch_size: 10**6)
+    for mode, expected in (("auto", length == 0), ("on", True), ("off", False)):
+        config = schema.Config(trainer=schema.Trainer(accelerator="cpu", compile=mode))
+        assert training.should_compile(config, data) == expected
+
+
+def test_a_step_on_sequences_leaves_out_what_does_not_count():
+    from attn_cli.commands.bench import SHAPES, SyntheticData
+
+    model = schema.Dram(filters=(2, 2, 2), features=4, hidden=4, samples=2)
+    config = schema.Config(model=model, glimpses=schema.Glimpses(3, 12), trainer=schema.Trainer(compile="off"))
+    data = SyntheticData(SHAPES["svhn"], 16, 1, torch.device("cpu"))
+    learner = training.make_learner(config, data)
+    rows, step = [], learner.model.step
+    learner.model.step = lambda state, noise, greedy=False: (rows.append(len(noise)), step(state, noise))[1]
+    loss = learner.loss((data.images, data.labels, 0, 0))
+    learner.compile_step = True  # takes the whole rollout; nothing is compiled here
+    learner.model.step = step
+    whole = learner.loss((data.images, data.labels, 0, 0))
+    assert torch.allclose(loss, whole, rtol=1e-5) and sum(rows) < 0.7 * 2 * 16 * 18

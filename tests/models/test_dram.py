@@ -9,10 +9,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from attn_cli.config.schema import Config, Dram, Glimpses, Ram, Scales
 from attn_cli.data.batches import DataInfo
 from attn_cli.errors import Refused
-from attn_cli.learning.objectives import hybrid, sequence_hybrid
+from attn_cli.learning.objectives import hybrid, sequence_hybrid, still_counting
 from attn_cli.models.build import build_model
 from attn_cli.models.dram import DRAM, reversed_targets
-from attn_cli.models.rollout import draw_noise, rollout
+from attn_cli.models.rollout import compact_rollout, draw_noise, rollout
 
 TARGETS = torch.tensor([[3, 10, -1], [1, 2, 10], [9, 10, -1], [0, 0, 10]])
 TINY = {"filters": (4, 4, 8), "features": 16, "hidden": 12, "reward": "probability"}
@@ -154,3 +154,53 @@ def test_one_target_with_the_objective_of_equation_13():
     losses = hybrid(logits, trace, torch.tensor([0, 1, 2, 3]), reward="probability", baseline="leave_one_out")
     losses.total.backward()
     assert logits.shape == (2, 4, 10) and model.context_network.state.weight.grad.norm() > 0
+
+
+@pytest.mark.parametrize("stop", [True, False])
+@pytest.mark.parametrize("baseline", ["leave_one_out", "learned"])
+def test_leaving_out_what_does_not_count_changes_no_gradient(baseline, stop):
+    model, M = make(length=2, baseline=baseline).double(), 3
+    noise = draw_noise(0, 0, (M, 4, model.steps)).double()
+    with torch.no_grad():  # so that some first answers are right, and of some images all paths go wrong at once
+        right = rollout(model, images(), noise)[0].argmax(-1)
+    targets = TARGETS.clone()
+    targets[1, 0], targets[3, 0] = right[0, 1, 0], right[2, 3, 0]
+    options = {"baseline": baseline, "stop_at_mistake": stop, "reward": "probability"}
+    found, steps = [], []
+    for run in ("whole", "compact"):
+        model.zero_grad()
+        ran = count_rows(model)
+        if run == "whole":
+            logits, trace = rollout(model, images(), noise)
+        else:
+            logits, trace = compact_rollout(model, images(), noise, still_counting(targets, M, stop))
+        losses = sequence_hybrid(logits, trace, targets, **options)
+        losses.total.backward()
+        found.append((losses, {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}))
+        steps.append(sum(ran))
+    (one, gradients), (other, compacted) = found
+    for field in ("total", "cross_entropy", "reinforce", "baseline", "reward", "error"):
+        assert torch.allclose(getattr(one, field), getattr(other, field), rtol=1e-12), field
+    assert gradients.keys() == compacted.keys()
+    for name, gradient in gradients.items():
+        assert torch.allclose(gradient, compacted[name], rtol=1e-9, atol=1e-12), name
+    # Labels: 2, 3, 2 and 3 targets of 2 glimpses; with `stop` images 0 and 2, all of whose paths are wrong, stop at 1.
+    wrong = ~(right[:, :, 0] == targets[:, 0]).any(0)
+    wanted = [1 if stop and wrong[b] else int((targets[b] >= 0).sum()) for b in range(4)]
+    if stop:
+        again = ((right[:, :, :2] == targets[:, :2]).all(-1)).any(0)  # a path that is right twice reads on
+        wanted = [w if w < 3 or again[b] else 2 for b, w in enumerate(wanted)]
+    assert steps == [M * 4 * model.steps, M * model.glimpses * sum(wanted)]
+
+
+def count_rows(model: DRAM) -> list[int]:
+    """A list that grows by the rows of each step from now on."""
+    rows: list[int] = []
+    step = type(model).step
+
+    def counted(state, noise, greedy=False):
+        rows.append(len(noise))
+        return step(model, state, noise, greedy)
+
+    model.step = counted
+    return rows
