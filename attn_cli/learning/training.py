@@ -54,8 +54,8 @@ def seed_everything(seed: int) -> None:
 
 
 def should_compile(config: schema.Config, data: Data) -> bool:
-    """`on` insists; `auto` compiles where a compiler is found and the run is long, but no sequences on a CPU: there a step
-    that leaves out what does not count is faster, and its shapes vary.
+    """`on` insists; `auto` compiles where a compiler is found and the run is long, but no sequences on a CPU: there a
+    step that leaves out what does not count is faster, and its shapes vary.
     """
     trainer = config.trainer
     if trainer.compile == "off":

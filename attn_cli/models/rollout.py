@@ -68,8 +68,8 @@ def compact_rollout(
     noise_MBN2: Tensor,
     going: Callable[[int, Tensor, Tensor], Tensor],
 ) -> tuple[Tensor, Trace]:
-    """The rollout of a sequence that leaves out what nobody asks for: after each target `going(s, logits (M, b, K), left
-    (b,))` says which of the b images, numbered by `left`, go on, bool (b,).
+    """The rollout of a sequence that leaves out what nobody asks for: after each target `going(s, logits (M, b, K),
+    left (b,))` says which of the b images, numbered by `left`, go on, bool (b,).
 
     Shapes are those of `rollout`, with zeros where nothing was run. One host-device sync per target.
     """
