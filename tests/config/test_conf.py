@@ -33,6 +33,7 @@ CELLS = [name for name in choices(CONF, "experiment") if name != "demo"]  # whic
 EXPERIMENTS = [name for name in CELLS if name.startswith("ram/")]
 DRAM = {  # published error in %, model, data, glimpses per target, and what else makes the cell
     "dram/first_digit": (None, "dram_mnist", "cluttered_mnist_100", 4, {}),
+    "dram/near_pairs": (None, "dram_mnist", "mnist_pairs", 4, {}),
     "dram/table1_ram": (9, "ram", "mnist_pairs", 4, {}),
     "dram/table1_no_context": (7, "dram_mnist", "mnist_pairs", 4, {"context": "none"}),
     "dram/table1_dram": (5, "dram_mnist", "mnist_pairs", 4, {"context": "conv"}),
@@ -192,7 +193,7 @@ def test_cells_of_dram(name: str) -> None:
     header = (CONF / "experiment" / f"{name}.yaml").read_text(encoding="utf-8").partition("defaults:")[0]
     for part in ("# paper: ", "# table: ", "# time: "):
         assert part in header
-    assert re.search(rf"# command: attn train experiment={name}( \S+=[A-Z]+)?\n", header)
+    assert re.search(rf"# command: attn train experiment={name}( \S+=[A-Z_]+)?\n", header)
     quoted = re.search(r"# published: ([\d.]+) % \(arXiv 1412.7755\)", header)
     assert (float(quoted[1]) if quoted else None) == published
 

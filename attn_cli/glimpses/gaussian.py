@@ -1,0 +1,103 @@
+"""A grid of Gaussian filters over an image: a glimpse that can be differentiated with respect to where it looks.
+
+Gregor et al. 2015 (DRAW, arXiv 1502.04623, section 3.2), with the changes of Semeniuta & Barth 2016, section III:
+strides of their own for x and y, and a centre that never leaves the image.
+
+Filter i of an axis has its mean at μ_i = c + (i − (N−1)/2)·δ for i from 0, in pixels, the same standard deviation σ for
+all, and weights that sum to 1. Normalised as a softmax of −(a − μ)²/2σ², so that there is no division by zero however
+small σ is or however far outside the image a filter lies: there it reads the pixels at the edge.
+
+Legend: B images, R rows (one path of one image; R = M·B, row m·B + b looks at image b), C channels, H × W image,
+N filters per axis.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# An operator of its own, because `trainer.precision=bf16` multiplies fp32 matrices with bf16 operands elsewhere: neither
+# the positions of the filters nor the pixels survive that. A compiled step calls it as it is.
+library = torch.library.Library("attn", "FRAGMENT")
+library.define("exact_product(Tensor a, Tensor b) -> Tensor")
+
+
+def exact_product(a: Tensor, b: Tensor) -> Tensor:
+    """Batched matrix product (R, n, k) @ (R, k, m) in the precision of its operands."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        return torch.bmm(a, b)
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def _save(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    a, b = ctx.saved_tensors
+    product = torch.ops.attn.exact_product
+    return product(gradient, b.transpose(1, 2)), product(a.transpose(1, 2), gradient)
+
+
+library.impl("exact_product", exact_product, "CompositeExplicitAutograd")
+torch.library.register_autograd("attn::exact_product", _backward, setup_context=_save, lib=library)
+
+
+@torch.library.register_fake("attn::exact_product", lib=library)
+def _(a: Tensor, b: Tensor) -> Tensor:
+    return a.new_empty(a.shape[0], a.shape[1], b.shape[2])
+
+
+SMALLEST = 1e-2  # pixels; a narrower filter reads one pixel all the same
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where the filters are, fp32."""
+
+    centre: Tensor  # (R, 2) x, y; the image spans [-1, 1]
+    stride: Tensor  # (R, 2) δ_x, δ_y in pixels
+    sigma: Tensor  # (R,) in pixels
+    gain: Tensor  # (R,) γ
+
+
+def filters(centre_R: Tensor, stride_R: Tensor, sigma_R: Tensor, count: int, pixels: int) -> Tensor:
+    """(R, N, L): the weights of N filters over L pixels of one axis. The centre spans [-1, 1] from edge to edge; pixel a
+    has its middle at a.
+    """
+    middle = (centre_R + 1) * (pixels / 2) - 0.5  # (R,)
+    steps = torch.arange(count, device=centre_R.device, dtype=centre_R.dtype) - (count - 1) / 2
+    means = middle[:, None] + steps * stride_R[:, None]  # (R, N)
+    a = torch.arange(pixels, device=centre_R.device, dtype=centre_R.dtype)
+    distance = (a - means[:, :, None]) / sigma_R.clamp(min=SMALLEST)[:, None, None]
+    return torch.softmax(-0.5 * distance.square(), -1)
+
+
+def extract(images_BCHW: Tensor, grid: Grid, count: int) -> Tensor:
+    """Glimpses γ·F_y·image·F_xᵀ (R, C, N, N) of images in floating point: two batched matrix products, never in half
+    precision.
+    """
+    B, C, H, W = images_BCHW.shape
+    R = grid.centre.shape[0]
+    with torch.autocast(images_BCHW.device.type, enabled=False):
+        across = filters(grid.centre[:, 0], grid.stride[:, 0], grid.sigma, count, W)  # (R, N, W)
+        down = filters(grid.centre[:, 1], grid.stride[:, 1], grid.sigma, count, H) * grid.gain[:, None, None]
+        images = images_BCHW.repeat(R // B, 1, 1, 1) if R != B else images_BCHW
+        product = torch.ops.attn.exact_product
+        rows = product(images.reshape(R, C * H, W), across.transpose(1, 2))  # (R, C·H, N)
+        rows = rows.view(R, C, H, count).transpose(1, 2).reshape(R, H, C * count)
+        return product(down, rows).view(R, count, C, count).transpose(1, 2)
+
+
+def boxes(grid: Grid, count: int, height: int, width: int) -> Tensor:
+    """What the filters cover, half a stride beyond the outermost means: (R, 1, 4) as x0, y0, x1, y1 in pixels."""
+    size = grid.centre.new_tensor([width, height])
+    middle = (grid.centre + 1) * size / 2
+    half = grid.stride * (count / 2)
+    return torch.cat([middle - half, middle + half], 1)[:, None]
