@@ -112,7 +112,9 @@ def _wrong(
     parts: dict[str, list[Tensor]] = {"forward": [], "backward": [], "combined": []}
     noise = {
         # The readers' paths are independent of each other: each has its own seed.
-        name: torch.stack([evaluation_noise(config.seed, repeat, m, n, restored.model.steps) for m in range(M)])
+        name: torch.stack(
+            [evaluation_noise(config.seed, repeat, m, n, restored.model.steps, restored.model.noises) for m in range(M)]
+        )
         for repeat, (name, restored) in enumerate((("forward", forward), ("backward", backward)))
     }
     for low in range(0, n, size):

@@ -66,7 +66,7 @@ def draw(
     seen: dict[str, tuple[Trace, Tensor]] = {}
     for name, restored in readers.items():
         model = restored.model
-        noise = evaluation_noise(seed, 0, 0, len(labels), model.steps)[torch.tensor(wanted)]
+        noise = evaluation_noise(seed, 0, 0, len(labels), model.steps, model.noises)[torch.tensor(wanted)]
         _, trace = rollout(model, chosen, noise[None].to(images.device), greedy=True, record=True)
         seen[name] = (trace, model.order(labels[index]).cpu())
     folder.mkdir(parents=True, exist_ok=True)

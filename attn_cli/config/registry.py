@@ -33,6 +33,7 @@ CONVNETS = ("convnet_64_64_64_512", "convnet_10", "convnet_10_small")
 MODELS: dict[str, str] = {
     **dict.fromkeys(("ram", "ram_lstm"), "attn_cli.models.ram:RAM"),
     **dict.fromkeys(("dram", "dram_small", "dram_mnist"), "attn_cli.models.dram:DRAM"),
+    "soft_ram": "attn_cli.models.soft_ram:SoftRAM",
     **dict.fromkeys(CONVNETS, "attn_cli.models.convnets:ConvNet"),
 }
 DATA: dict[str, str] = {

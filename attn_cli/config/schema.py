@@ -79,6 +79,28 @@ class Dram:
 
 
 @dataclass(frozen=True)
+class SoftRam:
+    """The differentiable RAM of Semeniuta & Barth 2016: model=soft_ram."""
+
+    name: str = "soft_ram"
+    glimpse: str = choice("fc", "fc", "conv")  # the glimpse network
+    filters: tuple[int, ...] = (16, 16, 32)  # of three convolutions
+    features: int = bounded(256, 1, 8192)  # F, width of every fully-connected hidden layer
+    hidden: int = bounded(256, 1, 4096)  # D, width of both GRU layers
+    context: str = choice("conv", "conv", "none")
+    coarse: int = bounded(24, 1, 128)  # pixels a side of the image that the context network sees
+    centre: str = choice("absolute", "absolute", "relative")
+    limit: float | None = bounded(None, 0, 1, above=True)  # largest share of the image's side that a region spans
+    repulsion: float = bounded(0.1, 0, 1000)  # a of eq. 5, with relative centres
+    repulsion_width: float = bounded(0.1, 0, 1000, above=True)  # b of eq. 5
+    repulsion_step: int = bounded(3, 1, 64)  # the step that it acts on
+    noise: float = bounded(0.1, 0, 1)  # α, largest noise in centre and stride; 0: none
+    dropout: float = bounded(0.0, 0, 0.9)  # of what the glimpse network gives
+    recurrent_dropout: float = bounded(0.0, 0, 0.9)  # in the GRU layers
+    reader: str = choice("forward", "forward", "backward")
+
+
+@dataclass(frozen=True)
 class ConvNet:
     """A network that sees the whole image: model=convnet_64_64_64_512, convnet_10 and convnet_10_small."""
 
@@ -243,7 +265,7 @@ class Logger:
 class Config:
     """`attn train`, and what a run folder keeps."""
 
-    model: Ram | Dram | ConvNet = field(default_factory=Ram)  # or the Config of an installed package's model
+    model: Ram | Dram | SoftRam | ConvNet = field(default_factory=Ram)  # or the Config of an installed package's model
     data: Scenes | Pairs | Sequences | HouseNumbers | Svhn | Folder | Arrays = field(
         default_factory=Scenes
     )  # or the Config of an installed package's data
@@ -352,6 +374,7 @@ MODELS: dict[str, type] = {
     "ram": Ram,
     "ram_lstm": Ram,
     **dict.fromkeys(("dram", "dram_small", "dram_mnist"), Dram),
+    "soft_ram": SoftRam,
     **dict.fromkeys(registry.CONVNETS, ConvNet),
 }
 DATA: dict[str, type] = {
@@ -447,7 +470,9 @@ def _check_together(config: Config) -> None:
             f"model.baseline=leave_one_out needs model.samples of at least 2, not {model.samples}: "
             "it compares the paths of one image with each other."
         )
-    if isinstance(model, Dram) and (len(model.filters) != 3 or not all(1 <= f <= 1024 for f in model.filters)):
+    if isinstance(model, (Dram, SoftRam)) and (
+        len(model.filters) != 3 or not all(1 <= f <= 1024 for f in model.filters)
+    ):
         raise Refused(f"model.filters must be three numbers from 1 to 1024, not {list(model.filters)}.")
     if isinstance(model, ConvNet):
         for key in ("kernels", "strides", "pools"):

@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# An operator of its own, because `trainer.precision=bf16` multiplies fp32 matrices with bf16 operands elsewhere: neither
-# the positions of the filters nor the pixels survive that. A compiled step calls it as it is.
+# An operator of its own, because `trainer.precision=bf16` multiplies fp32 matrices with bf16 operands elsewhere, which
+# neither the positions of the filters nor the pixels survive. A compiled step calls it as it is.
 library = torch.library.Library("attn", "FRAGMENT")
 library.define("exact_product(Tensor a, Tensor b) -> Tensor")
 
@@ -39,10 +39,13 @@ def _save(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
     ctx.save_for_backward(*inputs)
 
 
-def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
     a, b = ctx.saved_tensors
-    product = torch.ops.attn.exact_product
-    return product(gradient, b.transpose(1, 2)), product(a.transpose(1, 2), gradient)
+    product, (for_a, for_b) = torch.ops.attn.exact_product, ctx.needs_input_grad
+    return (
+        product(gradient, b.transpose(1, 2)) if for_a else None,
+        product(a.transpose(1, 2), gradient) if for_b else None,
+    )
 
 
 library.impl("exact_product", exact_product, "CompositeExplicitAutograd")
@@ -68,8 +71,8 @@ class Grid:
 
 
 def filters(centre_R: Tensor, stride_R: Tensor, sigma_R: Tensor, count: int, pixels: int) -> Tensor:
-    """(R, N, L): the weights of N filters over L pixels of one axis. The centre spans [-1, 1] from edge to edge; pixel a
-    has its middle at a.
+    """(R, N, L): the weights of N filters over L pixels of one axis. The centre spans [-1, 1] from edge to edge; pixel
+    a has its middle at a.
     """
     middle = (centre_R + 1) * (pixels / 2) - 0.5  # (R,)
     steps = torch.arange(count, device=centre_R.device, dtype=centre_R.dtype) - (count - 1) / 2

@@ -36,11 +36,11 @@ def wilson(errors: float, count: int) -> tuple[float, float]:
     return max(0.0, (centre - spread) * scale), min(100.0, (centre + spread) * scale)
 
 
-def evaluation_noise(seed: int, repeat: int, sample: int, count: int, glimpses: int) -> Tensor:
-    """Standard normal (n, N, 2) for one path through each of n images."""
+def evaluation_noise(seed: int, repeat: int, sample: int, count: int, glimpses: int, numbers: int = 2) -> Tensor:
+    """Standard normal (n, N, numbers) for one path through each of n images."""
     digest = hashlib.blake2b(f"evaluation {seed} {repeat} {sample}".encode(), digest_size=8).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
-    return torch.randn(count, glimpses, 2, generator=generator)
+    return torch.randn(count, glimpses, numbers, generator=generator)
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,9 @@ def evaluate(
     B = max(1, min(n, batch_size // M))
     errors, glimpses = [], 0
     for repeat in range(repeats):
-        noise = torch.stack([evaluation_noise(seed, repeat, m, n, T) for m in range(M)])  # (M, n, T, 2)
+        noise = torch.stack(
+            [evaluation_noise(seed, repeat, m, n, T, model.noises) for m in range(M)]
+        )  # (M, n, T, 2 or more)
         wrong = torch.zeros(M, dtype=torch.long, device=device)
         for low in range(0, n, B):
             part = slice(low, low + B)

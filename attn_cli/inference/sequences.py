@@ -49,7 +49,7 @@ def read(
     for s in range(model.targets):
         for n in range(model.glimpses):
             t = s * model.glimpses + n
-            state = model.step(state, noise_MBT2[:, left, t].reshape(-1, 2), greedy)
+            state = model.step(state, noise_MBT2[:, left, t].flatten(0, 1), greedy)
             locations[left, t], used[left, t] = state.location[: len(left)].float(), True
         glimpses += M * len(left) * model.glimpses
         averages = running_averages(model.classify(state.hidden).view(M, len(left), -1), average)  # (M, b, K + 1)

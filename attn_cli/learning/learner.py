@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytorch_lightning as pl
@@ -21,7 +22,7 @@ from attn_cli.inference.monte_carlo import evaluate
 from attn_cli.learning import optimisers
 from attn_cli.learning.compiling import compiled
 from attn_cli.learning.guards import FiniteGuard
-from attn_cli.learning.objectives import Losses, hybrid, sequence_hybrid, still_counting, supervised
+from attn_cli.learning.objectives import Losses, hybrid, repulsion, sequence_hybrid, still_counting, supervised
 from attn_cli.models.model import GlimpseModel
 from attn_cli.models.rollout import compact_rollout, draw_noise, rollout
 
@@ -70,7 +71,8 @@ class Learner(pl.LightningModule):
     def loss(self, batch: tuple[Tensor, Tensor, int, int]) -> Tensor:
         """The loss of one batch; its row for the log is added up on the device."""
         images, labels, _, step = batch
-        noise = draw_noise(self.config.seed, step, (self.samples, images.shape[0], self.model.steps), images.device)
+        shape = (self.samples, images.shape[0], self.model.steps)
+        noise = draw_noise(self.config.seed, step, shape, images.device, self.model.noises)
         loss, row = self._loss_and_row(images, noise, labels)
         self.totals += row
         self.images += images.shape[0]
@@ -191,6 +193,24 @@ class DramLearner(Learner):
             baseline=options.baseline,
             **weights,
         )
+
+
+class SoftRamLearner(Learner):
+    """Semeniuta & Barth: cross-entropy, and the repulsion of eq. 5 where centres are relative."""
+
+    def losses(self, images: Tensor, noise: Tensor, labels: Tensor) -> Losses:
+        options: Any = self.config.model
+        logits, trace = rollout(self.model, images, noise)
+        losses = supervised(logits, self.model.order(labels))
+        if (
+            options.centre == "relative"
+            and trace.shifts is not None
+            and trace.shifts.shape[2] >= options.repulsion_step
+        ):
+            shift = trace.shifts[:, :, options.repulsion_step - 1]
+            total = losses.total + repulsion(shift, options.repulsion, options.repulsion_width)
+            return replace(losses, total=total)
+        return losses
 
 
 class SupervisedLearner(Learner):

@@ -101,6 +101,13 @@ def supervised(logits_MBSK: Tensor, targets_BS: Tensor) -> Losses:
     return Losses(cross_entropy, cross_entropy.detach(), zero, zero, reward, error)
 
 
+def repulsion(shift_MB2: Tensor, height: float, width: float) -> Tensor:
+    """R = a·exp(−(Δc_x² + Δc_y²)/b), averaged over paths and images: a price for staying where one is (Semeniuta &
+    Barth, eq. 5). `height` is a, `width` is b.
+    """
+    return height * torch.exp(-shift_MB2.square().sum(-1) / width).mean()
+
+
 def alive_targets(right_MBS: Tensor, targets_BS: Tensor, stop_at_mistake: bool) -> Tensor:
     """Which targets count, bool (M, B, S): those that exist, and if asked none after a path's first mistake, which
     itself still counts (DRAM, section 3.2).

@@ -37,7 +37,7 @@ def restore(run: Run, checkpoint: str, device: torch.device, data: Any = None) -
     state = checkpoints.load(path)["state_dict"]
     opened = open_data(config.data).to(device)
     info = opened.info
-    if data is not None and registry.load("model", config.model.name).fixed_size:
+    if data is not None and getattr(registry.load("model", config.model.name), "sized", False):
         own = open_data(run.config().data).info
         info = replace(info, height=own.height, width=own.width)
     model = build_model(config, info)

@@ -22,13 +22,14 @@ from attn_cli.devices import choose_device
 from attn_cli.errors import Refused
 from attn_cli.learning.checkpoints import VerifiedCheckpointIO
 from attn_cli.learning.compiling import compiler_found
-from attn_cli.learning.learner import DramLearner, Learner, RamLearner, SupervisedLearner
+from attn_cli.learning.learner import DramLearner, Learner, RamLearner, SoftRamLearner, SupervisedLearner
 from attn_cli.learning.loader import EpochBatches
 from attn_cli.models.build import build_model
 
 LEARNERS: dict[str, type[Learner]] = {
     **dict.fromkeys(("ram", "ram_lstm"), RamLearner),
     **dict.fromkeys(("dram", "dram_small", "dram_mnist"), DramLearner),
+    "soft_ram": SoftRamLearner,
     **dict.fromkeys(registry.CONVNETS, SupervisedLearner),
 }
 WORTH_COMPILING = 3000  # steps; compilation takes as long as some thousand small ones gain

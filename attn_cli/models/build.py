@@ -17,7 +17,7 @@ def build_model(config: schema.Config, info: DataInfo) -> GlimpseModel:
             f"data={info.name} has up to {info.length} labels an image and model={config.model.name} answers with one: "
             "use model=dram."
         )
-    if model_class.fixed_size:
+    if getattr(model_class, "sized", False):
         options |= {"height": info.height, "width": info.width}
     return model_class(
         config.model,

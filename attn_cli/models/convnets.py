@@ -50,7 +50,7 @@ class State:
 
 class ConvNet(GlimpseModel):
     reads_sequences = True
-    fixed_size = True
+    sized = True
     stochastic = False
 
     def __init__(
@@ -129,10 +129,10 @@ class ConvNet(GlimpseModel):
     def classify(self, hidden: Tensor) -> Tensor:
         return hidden
 
-    def boxes(self, location_R2: Tensor, height: int, width: int) -> Tensor:
+    def boxes(self, state: State, height: int, width: int) -> Tensor:
         """The whole image: (R, 1, 4)."""
-        box = torch.tensor([0, 0, width, height], device=location_R2.device)
-        return box.expand(location_R2.shape[0], 1, 4)
+        box = torch.tensor([0, 0, width, height], device=state.answers.device)
+        return box.expand(state.answers.shape[0], 1, 4)
 
     def multiply_adds(self, training: bool = False) -> int:
         """Of one image with all its targets; in training without the gradient to pixels."""

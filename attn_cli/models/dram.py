@@ -34,7 +34,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attn_cli.config.schema import Dram, Glimpses, Scales
+from attn_cli.config.schema import Dram, Glimpses, Scales, SoftRam
 from attn_cli.errors import Refused
 from attn_cli.glimpses.retina import Canvas, Retina
 from attn_cli.models.model import GlimpseModel
@@ -132,7 +132,7 @@ class GlimpseNetwork(nn.Module):
 class ContextNetwork(nn.Module):
     """The first upper state from a coarse version of the whole image."""
 
-    def __init__(self, config: Dram, channels: int):
+    def __init__(self, config: Dram | SoftRam, channels: int):
         super().__init__()
         self.coarse = config.coarse
         stride = 2 if config.coarse >= LARGE_CONTEXT else 1

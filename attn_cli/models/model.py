@@ -19,7 +19,8 @@ class GlimpseModel(nn.Module):
     targets: int = 1  # S, answers in a row, the last of a sequence being "no more"
     sequence: bool = False  # whether the answer is a sequence
     stochastic: bool = True  # whether paths differ, so that averaging over them makes sense
-    fixed_size: bool = False  # whether the weights depend on the size of the image, which `build_model` then passes
+    sized: bool = False  # whether the constructor wants the size of the images, as `height` and `width`
+    noises: int = 2  # numbers that a step is given to choose a location
     retina: Retina
 
     @property
@@ -52,9 +53,9 @@ class GlimpseModel(nn.Module):
         """Labels as this model answers them: a backward reader from right to left."""
         return labels
 
-    def boxes(self, location_R2: Tensor, height: int, width: int) -> Tensor:
-        """What a glimpse there covers: (R, k, 4) as x0, y0, x1, y1 in pixels of the image, x1 and y1 exclusive."""
-        return self.retina.boxes(location_R2, height, width)
+    def boxes(self, state: Any, height: int, width: int) -> Tensor:
+        """What the latest glimpse covers: (R, k, 4) as x0, y0, x1, y1 in pixels of the image, x1 and y1 exclusive."""
+        return self.retina.boxes(state.location, height, width)
 
     def multiply_adds(self, training: bool = False) -> int:
         """Of one path through one image, by the closed form."""

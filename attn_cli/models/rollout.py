@@ -17,15 +17,17 @@ from attn_cli.models.model import GlimpseModel
 from attn_cli.models.trace import Trace
 
 
-def draw_noise(seed: int, step: int, shape: tuple[int, int, int], device: torch.device | str = "cpu") -> Tensor:
-    """Standard normal noise (M, B, N, 2) of a whole batch, a pure function of (seed, step) on a given device.
+def draw_noise(
+    seed: int, step: int, shape: tuple[int, int, int], device: torch.device | str = "cpu", numbers: int = 2
+) -> Tensor:
+    """Standard normal noise (M, B, N, numbers) of a whole batch, a pure function of (seed, step) on a given device.
 
     Drawn up front, so that a batch that stops early or shrinks uses the same numbers.
     """
     digest = hashlib.blake2b(f"policy {seed} {step}".encode(), digest_size=8).digest()
     generator = torch.Generator(device)
     generator.manual_seed(int.from_bytes(digest, "little") >> 1)
-    return torch.randn(*shape, 2, generator=generator, device=device)
+    return torch.randn(*shape, numbers, generator=generator, device=device)
 
 
 def rollout(
@@ -40,7 +42,7 @@ def rollout(
     state = model.start(images_BCHW, M)
     states = []
     for t in range(N):
-        state = model.step(state, noise_MBN2[:, :, t].reshape(M * B, 2), greedy)
+        state = model.step(state, noise_MBN2[:, :, t].flatten(0, 1), greedy)
         states.append(state)
     chosen = [s for s in states if s.log_prob is not None]
     if model.sequence:
@@ -54,11 +56,13 @@ def rollout(
     else:
         log_probs = baselines = logits.new_zeros(M, B, 0)
     trace = Trace(torch.stack([s.location for s in states], 1).view(M, B, N, 2), log_probs, baselines, logits)
+    if getattr(state, "shift", None) is not None:
+        trace.shifts = torch.stack([s.shift for s in states], 1).view(M, B, N, 2)
     if record:
         height, width = images_BCHW.shape[-2:]
         trace.step_logits = torch.stack([model.classify(s.hidden) for s in states], 1).view(M, B, N, -1)
         trace.patches = torch.stack([s.patches for s in states], 1).unflatten(0, (M, B))
-        trace.boxes = torch.stack([model.boxes(s.location, height, width) for s in states], 1).unflatten(0, (M, B))
+        trace.boxes = torch.stack([model.boxes(s, height, width) for s in states], 1).unflatten(0, (M, B))
     return logits, trace
 
 
@@ -81,7 +85,7 @@ def compact_rollout(
         rows = (torch.arange(M, device=left.device)[:, None] * B + left).view(-1)
         seen = []
         for t in range(s * N, (s + 1) * N):
-            state = model.step(state, noise_MBN2[:, left, t].reshape(-1, 2))
+            state = model.step(state, noise_MBN2[:, left, t].flatten(0, 1))
             seen.append(state)
         logits = model.classify(state.hidden)
         values = {

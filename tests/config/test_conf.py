@@ -50,6 +50,13 @@ DRAM = {  # published error in %, model, data, glimpses per target, and what els
     "dram/section5_convnet": (5.5, "convnet_10", "svhn", None, {"dropout": 0.5, "dropout_layers": "hidden"}),
 }
 
+SOFT_RAM = {  # published error in %, data, what else makes the cell
+    "soft_ram/table1_context": (1.80, "cluttered_mnist_100", {"context": "conv", "centre": "absolute"}),
+    "soft_ram/table1_no_context": (3.29, "cluttered_mnist_100", {"context": "none", "centre": "absolute"}),
+    "soft_ram/table2_pair": (4.3, "mnist_pairs", {"context": "conv", "centre": "relative", "limit": 0.5}),
+    "soft_ram/table2_sum": (2.55, "mnist_sum", {"context": "conv", "centre": "relative", "limit": 0.5}),
+}
+
 # (arXiv 1406.6247, NIPS 2014) in % by table and glimpses; None where no number is at hand
 PUBLISHED = {
     "ram/table1a": {
@@ -196,6 +203,24 @@ def test_cells_of_dram(name: str) -> None:
     assert re.search(rf"# command: attn train experiment={name}( \S+=[A-Z_]+)?\n", header)
     quoted = re.search(r"# published: ([\d.]+) % \(arXiv 1412.7755\)", header)
     assert (float(quoted[1]) if quoted else None) == published
+
+
+def test_every_cell_is_of_a_known_paper() -> None:
+    assert sorted([*EXPERIMENTS, *DRAM, *SOFT_RAM]) == sorted(CELLS)
+
+
+@pytest.mark.parametrize("name", SOFT_RAM)
+def test_cells_of_soft_ram(name: str) -> None:
+    published, data, options = SOFT_RAM[name]
+    config = composed(f"experiment={name}")
+    assert (config.experiment, config.model.name, config.data.name) == (name, "soft_ram", data)
+    assert (config.glimpses.count, config.glimpses.size, config.scales.count) == (4, 12, 1)
+    assert {key: getattr(config.model, key) for key in options} == options
+    header = (CONF / "experiment" / f"{name}.yaml").read_text(encoding="utf-8").partition("defaults:")[0]
+    for part in ("# paper: ", "# table: ", "# time: ", f"# command: attn train experiment={name}"):
+        assert part in header
+    quoted = re.search(r"# published: ([\d.]+) % \(IEEE SSCI 2016\)", header)
+    assert quoted is not None and float(quoted[1]) == published
 
 
 def test_debug_preset_is_short() -> None:

@@ -26,6 +26,7 @@ CASES = {
     ),
     "ram_lstm": schema.Ram(name="ram_lstm", core="lstm"),
     "ram_grid": schema.Ram(policy="grid", reward="log_likelihood", discount=0.9),
+    "soft_ram": schema.SoftRam(features=64, hidden=64, filters=(4, 4, 8), centre="relative", limit=0.6),
     "dram": schema.Dram(glimpse="fc", filters=(8, 8, 16), features=64, hidden=64, reward="probability"),
 }
 
@@ -46,12 +47,12 @@ class FixedBatch:
         return (((along + phase) % 4 < 2) * 255).to(torch.uint8)[:, None], labels
 
 
-def losses(model: schema.Ram | schema.Dram) -> list[float]:
+def losses(model: schema.Ram | schema.Dram | schema.SoftRam) -> list[float]:
     data = FixedBatch()
     config = schema.Config(
         model=model,
         glimpses=schema.Glimpses(4, 6),
-        scales=schema.Scales(2),
+        scales=schema.Scales(1 if isinstance(model, schema.SoftRam) else 2),
         trainer=schema.Trainer(epochs=1, batch_size=32, compile="off"),
         seed=3,
     )

@@ -1,0 +1,193 @@
+"""Where to look, learned by back-propagation: the differentiable RAM of Semeniuta & Barth, 2016.
+
+Semeniuta, Barth, "Image Classification with Recurrent Attention Models" (IEEE SSCI 2016), sections III and IV.
+
+Implemented: Gaussian grids with rectangular strides, two GRU layers computed from the top down (eqs. 1 to 4), context
+network or none, fully-connected or convolutional glimpse network, absolute or relative centres with the repulsion of
+eq. 5, an upper limit on the size of the region, noise in centre and stride, dropout of glimpses and in the recurrence,
+sequences from left to right or from right to left.
+
+Choices that the paper leaves open, and departures:
+ 1. An absolute centre is tanh of its linear map; a relative one is added to the previous centre, which starts in the
+    middle of the image. Both are cut off at the edge of the image, after noise, too.
+ 2. Stride, variance and gain are exponentials (DRAW, eqs. 21 to 23); at 0 the grid covers the whole image and the
+    filters are one pixel wide. With a limit the stride is that limit times a sigmoid, so that its gradient never ends.
+ 3. The context network is that of DRAM: a coarse image, three convolutions, a hidden layer.
+ 4. The repulsion is that of one step alone, the third of the image; its mean over the batch is added to the loss.
+ 5. Noise is drawn in training and for sampled paths, not for the mean path.
+ 6. Dropout in the recurrence falls on the candidate of a GRU, never on its memory (Semeniuta et al. 2016,
+    arXiv 1603.05118).
+ 7. Pixels are divided by 255.
+
+Legend: B images, M samples (paths) per image, R = M·B rows, N glimpses per target, S targets, K classes, D hidden,
+F features of a fully-connected layer, C channels, g filters of the grid per axis.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from attn_cli.config.schema import Glimpses, Scales, SoftRam
+from attn_cli.errors import Refused
+from attn_cli.glimpses.gaussian import Grid, boxes, extract
+from attn_cli.glimpses.retina import Canvas
+from attn_cli.models.dram import ContextNetwork, Convolutions, Head, rectified, reversed_targets
+from attn_cli.models.model import GlimpseModel
+
+
+@dataclass(frozen=True)
+class State:
+    """Everything the next step needs; rows are paths."""
+
+    canvas: Canvas  # its pixels are fp32 (B, C, H, W) in [0, 1]
+    context: Tensor  # (R, 3D) what the context adds to the gates of the upper layer
+    hidden: Tensor  # (R, D) h¹, what the answer is read from
+    upper: Tensor  # (R, D) h², what the grid is read from
+    location: Tensor | None = None  # (R, 2) centre of the latest grid, the image spanning [-1, 1]
+    shift: Tensor | None = None  # (R, 2) how far the centre was asked to move, same units
+    box: Tensor | None = None  # (R, 1, 4) x0, y0, x1, y1 in pixels
+    patches: Tensor | None = None  # (R, 1, C, g, g) what was seen there
+    log_prob: Tensor | None = None  # never there: nothing is drawn from a policy
+    emitter: Tensor | None = None
+
+
+class GRU(nn.Module):
+    """One step of a layer (Cho et al. 2014, arXiv 1409.1259)."""
+
+    def __init__(self, inputs: int, hidden: int, dropout: float):
+        super().__init__()
+        self.inputs = nn.Linear(inputs, 3 * hidden)
+        self.memory = nn.Linear(hidden, 3 * hidden)
+        self.dropout = nn.Dropout(dropout)
+
+    @property
+    def adds(self) -> int:
+        """Multiply-adds."""
+        return self.inputs.weight.numel() + self.memory.weight.numel()
+
+    def forward(self, x_RF: Tensor, hidden_RD: Tensor, more_R3D: Tensor | float = 0.0) -> Tensor:
+        """`more` is added to what comes from the input."""
+        r, z, n = (self.inputs(x_RF) + more_R3D).chunk(3, 1)
+        r_h, z_h, n_h = self.memory(hidden_RD).chunk(3, 1)
+        update = torch.sigmoid(z + z_h)
+        candidate = self.dropout(torch.tanh(n + torch.sigmoid(r + r_h) * n_h))
+        return update * hidden_RD + (1 - update) * candidate
+
+
+class SoftRAM(GlimpseModel):
+    reads_sequences = True
+    sized = True
+    noises = 4  # numbers a step: centre and stride, x and y
+
+    def __init__(
+        self,
+        config: SoftRam,
+        glimpses: Glimpses,
+        scales: Scales,
+        *,
+        channels: int,
+        classes: int,
+        background: int = 0,
+        length: int = 0,
+        height: int,
+        width: int,
+    ):
+        super().__init__()
+        self.config, self.image_size = config, (height, width)
+        self.stochastic = config.noise > 0
+        self.glimpses, self.size = glimpses.count, glimpses.size
+        self.targets = length + 1 if length else 1
+        self.sequence = length > 0
+        if scales.count != 1:
+            raise Refused(f"model={config.name} looks at one scale, whose size it chooses: use scales=1.")
+        D, features = config.hidden, config.features
+        self.channels = channels
+        pixels, self.look_adds = channels * glimpses.size**2, 0
+        self.convolutions: nn.Module = nn.Identity()
+        if config.glimpse == "conv":
+            convolutions = Convolutions(channels, config.filters, glimpses.size)
+            pixels, self.look_adds, self.convolutions = convolutions.features, convolutions.adds, convolutions
+        self.glimpse_layer = rectified(nn.Linear(pixels, features))
+        self.glimpse_dropout = nn.Dropout(config.dropout)
+        self.look_adds += self.glimpse_layer.weight.numel()
+        self.lower = GRU(features, D, config.recurrent_dropout)
+        self.upper = GRU(D, D, config.recurrent_dropout)
+        self.context_network = ContextNetwork(config, channels) if config.context == "conv" else None
+        self.context_gates = nn.Linear(D, 3 * D, bias=False)
+        self.extraction = nn.Linear(D, 6)  # c_x, c_y, log δ_x, log δ_y, log σ², log γ
+        with torch.no_grad():
+            self.extraction.weight.mul_(0.1)  # the first grids are alike
+            self.extraction.bias.zero_()
+        self.classification_network = Head(D, features, classes + 1 if length else classes)
+
+    def start(self, images_BCHW: Tensor, samples: int) -> State:
+        """A state that has seen the coarse image or nothing, for M paths through each image; images are uint8."""
+        weight, D = self.extraction.weight, self.config.hidden
+        height, width = images_BCHW.shape[-2:]
+        zeros = weight.new_zeros(samples * images_BCHW.shape[0], D)
+        context = zeros.new_zeros(1, 3 * D)
+        if self.context_network is not None:
+            context = self.context_gates(self.context_network(images_BCHW)).repeat(samples, 1)
+        else:
+            context = context.expand(zeros.shape[0], 3 * D)
+        pixels = images_BCHW.to(weight.dtype) * (1 / 255)
+        return State(Canvas(pixels, height, width), context, zeros, zeros)
+
+    def step(self, state: State, noise_R4: Tensor, greedy: bool = False) -> State:
+        """Move attention, look, think (eqs. 1 to 3). `noise_R4` is standard normal; with `greedy` it is not used."""
+        upper = self.upper(state.hidden, state.upper, state.context)  # eq. 1
+        grid, shift = self.place(state, upper, noise_R4, greedy)
+        seen = extract(state.canvas.pixels, grid, self.size)  # eq. 2
+        features = F.relu(self.glimpse_layer(self.convolutions(seen).flatten(1)))
+        hidden = self.lower(self.glimpse_dropout(features), state.hidden)  # eq. 3
+        box = boxes(grid, self.size, state.canvas.height, state.canvas.width)
+        return replace(
+            state, hidden=hidden, upper=upper, location=grid.centre, shift=shift, box=box, patches=seen[:, None]
+        )
+
+    def place(self, state: State, upper_RD: Tensor, noise_R4: Tensor, greedy: bool) -> tuple[Grid, Tensor]:
+        """The next grid, and by how much (R, 2) its centre was to move."""
+        config = self.config
+        raw = self.extraction(upper_RD).to(state.canvas.pixels.dtype)
+        before = torch.zeros_like(raw[:, :2]) if state.location is None else state.location
+        centre = before + raw[:, :2] if config.centre == "relative" else torch.tanh(raw[:, :2])
+        shift = centre - before
+        span = [(side - 1) / (self.size - 1) for side in (state.canvas.width, state.canvas.height)]
+        whole = torch.cat([raw.new_full((1,), side) for side in span])  # stride at which the grid covers the image
+        stride = torch.exp(raw[:, 2:4]) if config.limit is None else config.limit * torch.sigmoid(raw[:, 2:4])
+        if config.noise and not greedy:
+            uniform = config.noise * torch.erf(noise_R4 * math.sqrt(0.5))  # in [-α, α]
+            centre, stride = centre + uniform[:, :2], stride * (1 + uniform[:, 2:])
+        return Grid(centre.clamp(-1, 1), stride * whole, torch.exp(0.5 * raw[:, 4]), torch.exp(raw[:, 5])), shift
+
+    def boxes(self, state: State, height: int, width: int) -> Tensor:
+        assert state.box is not None
+        return state.box
+
+    def classify(self, hidden: Tensor) -> Tensor:
+        """Logits (…, K) of the classification network (eq. 4); with sequences K + 1, the last for "no more"."""
+        return self.classification_network(hidden)
+
+    def order(self, labels: Tensor) -> Tensor:
+        """Labels as this reader answers them: a backward reader from right to left."""
+        return reversed_targets(labels) if self.sequence and self.config.reader == "backward" else labels
+
+    def multiply_adds(self, training: bool = False) -> int:
+        """Multiply-adds of one path through an image with all its targets by the closed form: forward; or forward and
+        backward of a training step, in which each layer costs twice more but for gradients to pixels.
+        """
+        (height, width), g, context = self.image_size, self.size, self.context_network
+        channels = self.channels
+        rows, columns = channels * height * width * g, channels * height * g * g  # the two products of the grid
+        steps = self.glimpses * self.targets
+        step = self.look_adds + self.lower.adds + self.upper.adds + self.extraction.weight.numel()
+        guide = context.adds + self.context_gates.weight.numel() if context else 0
+        forward = steps * (step + rows + columns) + self.targets * self.classification_network.adds + guide
+        if not training:
+            return forward
+        return 3 * forward - steps * rows - (context.convolutions.first_adds if context else 0)

@@ -1,0 +1,141 @@
+"""Soft RAM against its equations: order of the layers, where gradients arrive, the grid's limits, noise."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from attn_cli.config.schema import Glimpses, Scales, SoftRam
+from attn_cli.errors import Refused
+from attn_cli.inference.monte_carlo import evaluate
+from attn_cli.learning.objectives import repulsion, supervised
+from attn_cli.models.rollout import draw_noise, rollout
+from attn_cli.models.soft_ram import GRU, SoftRAM
+
+TINY = {"filters": (2, 2, 4), "features": 12, "hidden": 10}
+TARGETS = torch.tensor([3, 1, 9, 0])
+
+
+def make(glimpses: int = 3, length: int = 0, scales: int = 1, height: int = 40, width: int = 30, **changes) -> SoftRAM:
+    torch.manual_seed(0)
+    config = SoftRam(**{**TINY, **changes})
+    sizes = {"channels": 1, "classes": 10, "length": length, "height": height, "width": width}
+    return SoftRAM(config, Glimpses(glimpses, 12), Scales(scales), **sizes)
+
+
+def images(count: int = 4, height: int = 40, width: int = 30) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randint(0, 256, (count, 1, height, width), dtype=torch.uint8, generator=generator)
+
+
+def run(model: SoftRAM, samples: int = 1, greedy: bool = False, record: bool = False, pictures=None):
+    seen = images() if pictures is None else pictures
+    noise = draw_noise(0, 0, (samples, len(seen), model.steps), numbers=model.noises)
+    return rollout(model, seen, noise, greedy=greedy, record=record)
+
+
+def test_the_gru_is_torchs():
+    torch.manual_seed(0)
+    ours, theirs = GRU(5, 7, 0.0), torch.nn.GRUCell(5, 7)
+    with torch.no_grad():
+        theirs.weight_ih.copy_(ours.inputs.weight)
+        theirs.weight_hh.copy_(ours.memory.weight)
+        theirs.bias_ih.copy_(ours.inputs.bias)
+        theirs.bias_hh.copy_(ours.memory.bias)
+    x, h = torch.randn(3, 5), torch.randn(3, 7)
+    assert torch.allclose(ours(x, h), theirs(x, h), atol=1e-6)
+
+
+def test_recurrent_dropout_never_falls_on_memory():
+    """Where the candidate is dropped, z·h is what is left."""
+    torch.manual_seed(0)
+    layer = GRU(5, 7, 0.5)
+    x, h = torch.randn(64, 5), torch.randn(64, 7)
+    kept = layer.eval()(x, h)
+    layer.dropout.p = 1.0
+    memory = layer.train()(x, h)
+    layer.dropout.p = 0.5
+    dropped = layer(x, h)
+    alone, doubled = torch.isclose(dropped, memory), torch.isclose(dropped, memory + 2 * (kept - memory), atol=1e-6)
+    assert (alone | doubled).all() and 0.3 < alone.float().mean() < 0.7
+
+
+@pytest.mark.parametrize("context", ["conv", "none"])
+def test_the_first_glimpse_follows_the_image_only_through_the_context(context):
+    """Layer 2 comes before layer 1 (eqs. 1 to 3): with a context even the first grid depends on the image."""
+    _, trace = run(make(context=context), greedy=True)
+    spread = trace.locations[0, :, 0].std(0).max()
+    assert spread > 1e-6 if context == "conv" else spread < 1e-8
+    assert trace.locations[0, :, 1].std(0).max() > 1e-6
+
+
+@pytest.mark.parametrize("changes", [{}, {"glimpse": "conv"}, {"centre": "relative", "limit": 0.5}])
+def test_gradients_reach_every_part(changes):
+    model = make(**changes)
+    logits, _ = run(model)
+    supervised(logits, TARGETS).total.backward()
+    for name, p in model.named_parameters():
+        assert p.grad is not None and p.grad.norm() > 0, name
+
+
+@pytest.mark.parametrize("length", [0, 2])
+@pytest.mark.parametrize("changes", [{}, {"glimpse": "conv"}, {"context": "none"}])
+def test_multiply_adds_against_torch(changes, length):
+    """Torch does not see into the grid's products, which are added by hand: for each glimpse two, H·W·g and H·g·g."""
+    model = make(length=length, **changes)
+    grid = model.steps * (40 * 30 * 12 + 40 * 12 * 12)
+    with FlopCounterMode(display=False) as counter:
+        run(model)
+    assert counter.get_total_flops() / 2 == 4 * (model.multiply_adds() - grid)
+
+
+def test_no_grid_leaves_the_image_or_its_limit():
+    model = make(glimpses=6, centre="relative", limit=0.25, noise=0.0)
+    with torch.no_grad():
+        model.extraction.bias.copy_(torch.tensor([0.7, -0.9, 9.0, 9.0, 0.0, 0.0]))
+    _, trace = run(model, record=True)
+    assert (trace.locations.abs() <= 1).all() and (trace.locations[0, :, -1].abs() == 1).all()
+    size = trace.boxes[..., 2:] - trace.boxes[..., :2]
+    spans = torch.tensor([0.25 * 29, 0.25 * 39]) * 12 / 11  # eleven strides from first to last filter, and half a one
+    assert torch.allclose(size, spans.expand_as(size), rtol=1e-3)
+    assert torch.allclose(trace.shifts[0, :, 0], torch.tensor([0.7, -0.9]).expand(4, 2), atol=0.2)
+
+
+def test_without_training_the_grid_covers_the_image():
+    model = make(noise=0.0)
+    with torch.no_grad():
+        model.extraction.weight.zero_()
+    _, trace = run(model, record=True)
+    x0, y0, x1, y1 = trace.boxes[0, 0, 0, 0].tolist()
+    assert (x0, x1) == pytest.approx((15 - 29 * 6 / 11, 15 + 29 * 6 / 11))
+    assert (y0, y1) == pytest.approx((20 - 39 * 6 / 11, 20 + 39 * 6 / 11))
+
+
+def test_noise_moves_sampled_paths_and_not_the_mean_path():
+    model = make()
+    _, mean = run(model, samples=2, greedy=True)
+    _, sampled = run(model, samples=64)
+    assert torch.allclose(mean.locations[0], mean.locations[1], atol=1e-6)
+    off = (sampled.locations[:, :, 0] - mean.locations[0, :, 0]).abs()
+    assert 0.08 < off.max() <= 0.1 + 1e-6 and 0.04 < off.mean() < 0.06  # uniform in ±0.1
+    assert not make(noise=0.0).stochastic and make().stochastic
+
+
+def test_repulsion_by_hand():
+    shift = torch.tensor([[[0.0, 0.0], [0.3, 0.4]]])
+    assert repulsion(shift, 0.1, 0.1).item() == pytest.approx(0.1 * (1 + 2.718281828**-2.5) / 2)
+
+
+def test_reads_sequences_in_both_directions():
+    model = make(length=2)
+    labels = torch.tensor([[3, 5, 10], [1, 10, -1], [10, -1, -1], [0, 0, 10]])
+    assert torch.equal(model.order(labels), labels)
+    assert make(length=2, reader="backward").order(labels)[0].tolist() == [5, 3, 10]
+    found = evaluate(model, images(), labels, samples=2, greedy=False)
+    assert found.most_glimpses == 9 and 3 <= found.mean_glimpses <= 9
+
+
+def test_more_scales_are_refused():
+    with pytest.raises(Refused, match="looks at one scale"):
+        make(scales=2)
