@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from attn_cli.config import schema
+from attn_cli.config.data_sections import Retina
 from attn_cli.config.fields import REQUIRED
 from attn_cli.errors import Refused
 
@@ -44,7 +45,7 @@ def put(values: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
 
 def bounded_keys() -> list[Any]:
     found = []
-    for section, cls in [*SECTIONS.items(), ("data.retina", schema.Retina)]:
+    for section, cls in [*SECTIONS.items(), ("data.retina", Retina)]:
         for field in dataclasses.fields(cls):
             key = f"{section}.{field.name}" if section else field.name
             if "low" in field.metadata:
@@ -66,7 +67,7 @@ def test_there_are_bounds_at_all() -> None:
 
 def test_every_number_is_bounded() -> None:
     """A width of 10⁹ must never reach an allocator."""
-    for cls in {*SECTIONS.values(), schema.Retina, schema.Folder, schema.Arrays, *FLAT}:
+    for cls in {*SECTIONS.values(), Retina, schema.Folder, schema.Arrays, *FLAT}:
         hints = typing.get_type_hints(cls)
         for field in dataclasses.fields(cls):
             kinds = typing.get_args(hints[field.name]) or (hints[field.name],)

@@ -1,0 +1,114 @@
+"""The data sections of a configuration: every key with its type and bounds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from attn_cli.config.fields import REQUIRED, bounded, choice
+from attn_cli.config.model_sections import WIDEST
+
+
+@dataclass(frozen=True)
+class Retina:
+    """The retina recommended for a data set; conf/glimpses and conf/scales take it over unless told otherwise."""
+
+    size: int = bounded(8, 2, 256)  # g, pixels a side of one patch
+    scales: int = bounded(1, 1, 8)  # k, patches, each twice as wide as the one before
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """Digits, placed in a canvas and cluttered on the fly, from MNIST or from the embedded rendered digits."""
+
+    name: str = "mnist"
+    source: str = choice("mnist", "mnist", "digits")
+    height: int = bounded(28, 28, WIDEST)
+    width: int = bounded(28, 28, WIDEST)
+    pieces: int = bounded(0, 0, 256)  # of clutter, cut from other digits
+    piece_size: int = bounded(8, 1, 28)  # pixels a side of a piece
+    translate: bool = False  # the digit anywhere in the canvas; else in its centre
+    root: str | None = None  # data folder; None: $ATTN_DATA or the user cache folder
+    download: bool = True
+    train_limit: int | None = bounded(None, 1, 10_000_000)  # use only the first n training images
+    retina: Retina = field(default_factory=Retina)
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Two digits in one canvas, with clutter or without; the class is the pair (in either order) or the sum."""
+
+    name: str = "mnist_pairs"
+    source: str = choice("mnist", "mnist", "digits")
+    label: str = choice("pair", "pair", "sum")
+    height: int = bounded(100, 28, WIDEST)
+    width: int = bounded(100, 28, WIDEST)
+    overlap: float = bounded(0.0, 0, 1)  # largest share of a digit's box that the other's box may cover
+    pieces: int = bounded(8, 0, 256)  # of clutter, cut from other digits
+    piece_size: int = bounded(8, 1, 28)  # pixels a side of a piece
+    root: str | None = None  # data folder; None: $ATTN_DATA or the user cache folder
+    download: bool = True
+    train_limit: int | None = bounded(None, 1, 10_000_000)  # use only the first n training digits
+    retina: Retina = field(default_factory=lambda: Retina(12, 2))
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """One to five digits, laid out like house numbers; the label is the sequence from left to right."""
+
+    name: str = "mnist_sequence"
+    source: str = choice("mnist", "mnist", "digits")
+    height: int = bounded(54, 54, WIDEST)
+    width: int = bounded(54, 54, WIDEST)
+    root: str | None = None  # data folder; None: $ATTN_DATA or the user cache folder
+    download: bool = True
+    train_limit: int | None = bounded(None, 1, 10_000_000)  # use only the first n training digits
+    retina: Retina = field(default_factory=lambda: Retina(12, 2))
+
+
+@dataclass(frozen=True)
+class Svhn:
+    """SVHN house numbers, cut out around their digits, up to five digits read from left to right."""
+
+    name: str = "svhn"
+    source: str = choice("svhn", "svhn", "svhn_110", "svhn_128")  # how much is cut out, see data/sources/svhn.py
+    height: int = bounded(54, 8, 128)  # smaller than what is cut out: random crops train, the centre is evaluated
+    width: int = bounded(54, 8, 128)
+    grey: bool = True
+    validation: int = bounded(5000, 1, 1_000_000)  # images drawn from train and extra; at most a tenth of them
+    background: int = bounded(0, 0, 255)  # what the retina reads outside the image
+    root: str | None = None  # data folder; None: $ATTN_DATA or the user cache folder
+    download: bool = True
+    train_limit: int | None = bounded(None, 1, 10_000_000)  # use only the first n training images
+    retina: Retina = field(default_factory=lambda: Retina(12, 2))
+
+
+@dataclass(frozen=True)
+class HouseNumbers(Sequences):
+    """Such numbers in one colour on painted house fronts: the stand-in for SVHN that needs no download."""
+
+    name: str = "house_numbers"
+    source: str = choice("digits", "mnist", "digits")
+    grey: bool = True  # else RGB
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A person's own images: class folders (data=folder)."""
+
+    name: str = "folder"
+    path: str = REQUIRED
+    grey: bool | None = None  # None: as the files are
+    height: int | None = bounded(None, 1, WIDEST)  # None: as the files are
+    width: int | None = bounded(None, 1, WIDEST)
+    validation_share: float = bounded(0.1, 0, 0.9, above=True)  # used when the data names no validation split
+    test_share: float = bounded(0.1, 0, 0.9, above=True)
+    background: int = bounded(0, 0, 255)  # what the retina reads outside the image
+    seed: int = bounded(0, 0, 2**32 - 1)  # of the split
+    retina: Retina = field(default_factory=lambda: Retina(12, 3))
+
+
+@dataclass(frozen=True)
+class Arrays(Folder):
+    """A person's own images: an .npz or .h5 of images and labels (data=arrays)."""
+
+    name: str = "arrays"

@@ -1,0 +1,96 @@
+"""The model sections of a configuration: every key with its type and bounds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from attn_cli.config.fields import bounded, choice
+
+WIDEST = 4096  # pixels a side; larger images are a mistake before they are a task
+
+
+@dataclass(frozen=True)
+class Ram:
+    """Recurrent Attention Model (Mnih et al. 2014): model=ram and model=ram_lstm."""
+
+    name: str = "ram"
+    core: str = choice("relu", "relu", "lstm")
+    hidden: int = bounded(256, 1, 4096)  # D, width of the core
+    glimpse_hidden: int = bounded(128, 1, 4096)  # width of h_g and h_l
+    glimpse_features: int = bounded(256, 1, 4096)  # width of the glimpse network's output
+    sigma: float = bounded(0.12, 0, 2, above=True)  # std of the location policy, in units of half an image
+    samples: int = bounded(4, 1, 64)  # M, paths per image in training
+    baseline: str = choice("leave_one_out", "learned", "leave_one_out")
+    reward: str = choice("probability", "correct", "probability", "log_likelihood")
+    discount: float = bounded(1.0, 0, 1)
+    reinforce_weight: float = bounded(1.0, 0, 1000)  # λ
+    baseline_weight: float = bounded(1.0, 0, 1000)
+    policy_gradient: str = choice("full", "detached", "full")
+    location_mean: str = choice("linear", "linear", "tanh")
+    policy: str = choice("gaussian", "gaussian", "grid", "random")
+    grid: int = bounded(5, 2, 5)  # places per side with policy=grid; the paper found more than 25 places hard
+
+
+@dataclass(frozen=True)
+class Dram:
+    """Deep Recurrent Attention Model (Ba et al. 2015): model=dram, dram_small and dram_mnist."""
+
+    name: str = "dram"
+    glimpse: str = choice("conv", "fc", "conv")  # the image part of the glimpse network
+    filters: tuple[int, ...] = (64, 64, 128)  # of the three convolutions
+    convolutions: str = choice("shared", "shared", "separate")  # of the scales
+    features: int = bounded(1024, 1, 8192)  # F, width of every fully-connected hidden layer
+    hidden: int = bounded(512, 1, 4096)  # D, width of both LSTMs
+    context: str = choice("conv", "conv", "none")
+    coarse: int = bounded(12, 1, 128)  # pixels a side of the image that the context network sees
+    unit_width: float = bounded(12.0, 0, WIDEST, above=True)  # pixels that one unit of a location spans
+    sigma: float = bounded(0.17, 0, 2, above=True)  # std of the location policy, in those units
+    samples: int = bounded(4, 1, 64)  # M, paths per image in training
+    baseline: str = choice("leave_one_out", "learned", "leave_one_out")
+    reward: str = choice("correct", "correct", "probability", "log_likelihood")
+    reinforce_weight: float = bounded(1.0, 0, 1000)  # λ
+    baseline_weight: float = bounded(1.0, 0, 1000)
+    policy_gradient: str = choice("full", "upper", "full")
+    dropout: float = bounded(0.0, 0, 0.9)
+    cumulative_reward: bool = True  # eq. 16; else each target has its own reward
+    stop_at_mistake: bool = True  # no gradient after the first wrong target
+    reader: str = choice("forward", "forward", "backward")
+    share_glimpse_from: str | None = None  # run folder whose glimpse network is used as it is
+
+
+@dataclass(frozen=True)
+class SoftRam:
+    """The differentiable RAM of Semeniuta & Barth 2016: model=soft_ram."""
+
+    name: str = "soft_ram"
+    glimpse: str = choice("fc", "fc", "conv")  # the glimpse network
+    filters: tuple[int, ...] = (16, 16, 32)  # of three convolutions
+    features: int = bounded(256, 1, 8192)  # F, width of every fully-connected hidden layer
+    hidden: int = bounded(256, 1, 4096)  # D, width of both GRU layers
+    context: str = choice("conv", "conv", "none")
+    coarse: int = bounded(24, 1, 128)  # pixels a side of the image that the context network sees
+    centre: str = choice("absolute", "absolute", "relative")
+    limit: float | None = bounded(None, 0, 1, above=True)  # largest share of the image's side that a region spans
+    repulsion: float = bounded(0.1, 0, 1000)  # a of eq. 5, with relative centres
+    repulsion_width: float = bounded(0.1, 0, 1000, above=True)  # b of eq. 5
+    repulsion_step: int = bounded(3, 1, 64)  # the step that it acts on
+    noise: float = bounded(0.1, 0, 1)  # α, largest noise in centre and stride; 0: none
+    dropout: float = bounded(0.0, 0, 0.9)  # of what the glimpse network gives
+    recurrent_dropout: float = bounded(0.0, 0, 0.9)  # in the GRU layers
+    reader: str = choice("forward", "forward", "backward")
+
+
+@dataclass(frozen=True)
+class ConvNet:
+    """A network that sees the whole image: model=convnet_64_64_64_512, convnet_10 and convnet_10_small."""
+
+    name: str = "convnet_10"
+    filters: tuple[int, ...] = bounded((128,) * 8, 1, 4096)  # of each convolution
+    kernels: tuple[int, ...] = bounded((5,) * 8, 1, 64)
+    strides: tuple[int, ...] = bounded((1,) * 8, 1, 64)
+    pools: tuple[int, ...] = bounded((1, 3, 1, 1, 1, 1, 1, 2), 1, 64)  # width of max-pooling; 1: none
+    padding: bool = True  # whether convolutions keep the size of a map
+    pool_padding: int = bounded(1, 0, 1)
+    hidden: tuple[int, ...] = bounded((3096, 3096), 1, 16384)  # widths of the fully-connected layers
+    dropout: float = bounded(0.5, 0, 0.9)
+    dropout_layers: str = choice("all", "all", "hidden")  # after all layers, or only the fully-connected ones
