@@ -10,8 +10,9 @@ sequences from left to right or from right to left.
 Choices that the paper leaves open, and departures:
  1. An absolute centre is tanh of its linear map; a relative one is added to the previous centre, which starts in the
     middle of the image. Both are cut off at the edge of the image, after noise, too.
- 2. Stride, variance and gain are exponentials (DRAW, eqs. 21 to 23); at 0 the grid covers the whole image and the
-    filters are one pixel wide. With a limit the stride is that limit times a sigmoid, so that its gradient never ends.
+ 2. Stride, variance and gain are exponentials (DRAW, eqs. 21 to 23); at 0 the grid covers the whole image. The filters
+    start half a stride wide: narrower ones would miss most of a large image, and its gradients. With a limit the
+    stride is that limit times a sigmoid, so that its gradient never ends.
  3. The context network is that of DRAM: a coarse image, three convolutions, a hidden layer.
  4. The repulsion is that of one step alone, the third of the image; its mean over the batch is added to the loss.
  5. Noise is drawn in training and for sampled paths, not for the mean path.
@@ -123,6 +124,8 @@ class SoftRAM(GlimpseModel):
         with torch.no_grad():
             self.extraction.weight.mul_(0.1)  # the first grids are alike
             self.extraction.bias.zero_()
+            stride = max(height, width) / self.size  # nearly that of a grid over the whole image
+            self.extraction.bias[4] = 2 * math.log(max(1.0, stride / 2))
         self.classification_network = Head(D, features, classes + 1 if length else classes)
 
     def start(self, images_BCHW: Tensor, samples: int) -> State:
