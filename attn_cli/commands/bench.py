@@ -65,7 +65,7 @@ SHAPES = {
     "100x100": Shape(100, 100, 8, 12, 4),
     "800x800": Shape(800, 800, 8, 12, 4),
     "pairs": Shape(100, 100, 4, 12, 2, PAIRS, classes=55),
-    "svhn": Shape(54, 54, 3, 12, 1, schema.Dram(), length=5),
+    "svhn": Shape(54, 54, 3, 12, 1, schema.Dram(stop_at_mistake=False), length=5),
 }
 
 
@@ -82,10 +82,8 @@ class SyntheticData:
         )
         self.images, self.steps = images.to(device), steps
         labels = torch.randint(0, shape.classes, (batch_size, shape.length + 1), generator=generator)
-        if shape.length:  # one label at least, then the end, then nothing
-            ends = torch.randint(1, shape.length + 1, (batch_size, 1), generator=generator)
-            place = torch.arange(shape.length + 1)
-            labels = torch.where(place < ends, labels, torch.where(place == ends, shape.classes, -1))
+        if shape.length:  # the longest sequences, so that every glimpse counts
+            labels[:, -1] = shape.classes
         self.labels = (labels if shape.length else labels[:, 0]).to(device)
 
     def to(self, device: torch.device | str) -> SyntheticData:

@@ -75,8 +75,10 @@ def run(config: schema.Evaluate) -> dict[str, Any]:
 
 def _check_focus(config: schema.Evaluate, restored: Restored) -> None:
     info = restored.data.info
-    if not (restored.model.sequence and restored.model.stochastic):
-        raise Refused(f"focus=true is for readers of sequences, not for model={restored.config.model.name}.")
+    if not (restored.model.sequence and restored.model.moves):
+        raise Refused(
+            f"focus=true is for models that move over a sequence, not for model={restored.config.model.name}."
+        )
     if config.focus_size > min(info.height, info.width):
         raise Refused(
             f"focus_size={config.focus_size} is larger than the {info.height}×{info.width} images of {info.name}."

@@ -51,7 +51,7 @@ class State:
 class ConvNet(GlimpseModel):
     reads_sequences = True
     sized = True
-    stochastic = False
+    stochastic = moves = False
 
     def __init__(
         self,

@@ -19,6 +19,7 @@ class GlimpseModel(nn.Module):
     targets: int = 1  # S, answers in a row, the last of a sequence being "no more"
     sequence: bool = False  # whether the answer is a sequence
     stochastic: bool = True  # whether paths differ, so that averaging over them makes sense
+    moves: bool = True  # whether it looks at parts of the image
     sized: bool = False  # whether the constructor wants the size of the images, as `height` and `width`
     noises: int = 2  # numbers that a step is given to choose a location
     retina: Retina

@@ -76,7 +76,7 @@ def test_eval_of_other_images(readers):
     names = [path.name for path in runs["forward"].glob("evaluation-digits_sequence_110-*.json")]
     assert sorted(names) == [f"evaluation-digits_sequence_110-test-mean{how}.json" for how in ("-focus", "")]
     done = attn("eval", f"run={runs['convnet']}", "data=digits_sequence_110", "--focus", code=1)
-    assert "focus=true is for readers of sequences" in done.stderr
+    assert "focus=true is for models that move over a sequence" in done.stderr
 
 
 @pytest.mark.parametrize("command", [("eval", "--mc-samples", "2"), ("mc-average",)])

@@ -117,13 +117,15 @@ def test_a_step_on_sequences_leaves_out_what_does_not_count():
     from attn_cli.commands.bench import SHAPES, SyntheticData
 
     model = schema.Dram(filters=(2, 2, 2), features=4, hidden=4, samples=2)
+    lengths = torch.arange(16)[:, None] % 5 + 1
+    labels = torch.where(torch.arange(6) < lengths, 7, torch.where(torch.arange(6) == lengths, 10, -1))
     config = schema.Config(model=model, glimpses=schema.Glimpses(3, 12), trainer=schema.Trainer(compile="off"))
     data = SyntheticData(SHAPES["svhn"], 16, 1, torch.device("cpu"))
     learner = training.make_learner(config, data)
     rows, step = [], learner.model.step
     learner.model.step = lambda state, noise, greedy=False: (rows.append(len(noise)), step(state, noise))[1]
-    loss = learner.loss((data.images, data.labels, 0, 0))
+    loss = learner.loss((data.images, labels, 0, 0))
     learner.compile_step = True  # takes the whole rollout; nothing is compiled here
     learner.model.step = step
-    whole = learner.loss((data.images, data.labels, 0, 0))
+    whole = learner.loss((data.images, labels, 0, 0))
     assert torch.allclose(loss, whole, rtol=1e-5) and sum(rows) < 0.7 * 2 * 16 * 18
