@@ -34,6 +34,7 @@ MODELS: dict[str, str] = {
     **dict.fromkeys(("ram", "ram_lstm"), "attn_cli.models.ram:RAM"),
     **dict.fromkeys(("dram", "dram_small", "dram_mnist"), "attn_cli.models.dram:DRAM"),
     "soft_ram": "attn_cli.models.soft_ram:SoftRAM",
+    "rsam": "attn_cli.models.rsam:RSAM",
     **dict.fromkeys(CONVNETS, "attn_cli.models.convnets:ConvNet"),
 }
 DATA: dict[str, str] = {

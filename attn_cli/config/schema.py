@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from attn_cli.config import registry
 from attn_cli.config.data_sections import Arrays, Folder, HouseNumbers, Pairs, Scenes, Sequences, Svhn
 from attn_cli.config.fields import REQUIRED, bounded, build, checked, choice, full_key, required_key, unknown_key
-from attn_cli.config.model_sections import WIDEST, ConvNet, Dram, Ram, SoftRam
+from attn_cli.config.model_sections import WIDEST, ConvNet, Dram, Ram, Rsam, SoftRam
 from attn_cli.errors import Refused, nearest
 
 T = TypeVar("T")
@@ -72,7 +72,9 @@ class Logger:
 class Config:
     """`attn train`, and what a run folder keeps."""
 
-    model: Ram | Dram | SoftRam | ConvNet = field(default_factory=Ram)  # or the Config of an installed package's model
+    model: Ram | Dram | SoftRam | Rsam | ConvNet = field(
+        default_factory=Ram
+    )  # or the Config of an installed package's model
     data: Scenes | Pairs | Sequences | HouseNumbers | Svhn | Folder | Arrays = field(
         default_factory=Scenes
     )  # or the Config of an installed package's data
@@ -182,6 +184,7 @@ MODELS: dict[str, type] = {
     "ram_lstm": Ram,
     **dict.fromkeys(("dram", "dram_small", "dram_mnist"), Dram),
     "soft_ram": SoftRam,
+    "rsam": Rsam,
     **dict.fromkeys(registry.CONVNETS, ConvNet),
 }
 DATA: dict[str, type] = {

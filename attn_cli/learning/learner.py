@@ -22,7 +22,15 @@ from attn_cli.inference.monte_carlo import evaluate
 from attn_cli.learning import optimisers
 from attn_cli.learning.compiling import compiled
 from attn_cli.learning.guards import FiniteGuard
-from attn_cli.learning.objectives import Losses, hybrid, repulsion, sequence_hybrid, still_counting, supervised
+from attn_cli.learning.objectives import (
+    Losses,
+    hybrid,
+    repulsion,
+    sequence_hybrid,
+    still_counting,
+    supervised,
+    supervised_steps,
+)
 from attn_cli.models.model import GlimpseModel
 from attn_cli.models.rollout import compact_rollout, draw_noise, rollout
 
@@ -217,5 +225,7 @@ class SupervisedLearner(Learner):
     """Cross-entropy of all answers, for a model that chooses nothing."""
 
     def losses(self, images: Tensor, noise: Tensor, labels: Tensor) -> Losses:
-        logits, _ = rollout(self.model, images, noise)
+        logits, trace = rollout(self.model, images, noise)
+        if trace.step_logits is not None:
+            return supervised_steps(trace.step_logits, logits, labels)
         return supervised(logits, self.model.order(labels))

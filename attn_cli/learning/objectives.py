@@ -6,7 +6,7 @@ Legend: M samples, B batch, K classes, A location actions, S targets of a sequen
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -99,6 +99,17 @@ def supervised(logits_MBSK: Tensor, targets_BS: Tensor) -> Losses:
     zero = cross_entropy.detach() * 0
     reward = (right & there).sum() / there.expand_as(right).sum()
     return Losses(cross_entropy, cross_entropy.detach(), zero, zero, reward, error)
+
+
+def supervised_steps(step_logits_MBNK: Tensor, logits_MBK: Tensor, targets_B: Tensor) -> Losses:
+    """Cross-entropy of the answers after every glimpse, summed over them and averaged over paths and images (RSAM,
+    section 2). `logits` are the concluding answers, whose errors are counted.
+    """
+    _, _, N, _ = step_logits_MBNK.shape
+    losses = supervised(step_logits_MBNK, targets_B[:, None].expand(-1, N))
+    right = logits_MBK.detach().argmax(-1) == targets_B
+    reward = right.to(logits_MBK.dtype).mean()
+    return replace(losses, reward=reward, error=1 - reward)
 
 
 def repulsion(shift_MB2: Tensor, height: float, width: float) -> Tensor:

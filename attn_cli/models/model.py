@@ -20,6 +20,7 @@ class GlimpseModel(nn.Module):
     sequence: bool = False  # whether the answer is a sequence
     stochastic: bool = True  # whether paths differ, so that averaging over them makes sense
     moves: bool = True  # whether it looks at parts of the image
+    every_step: bool = False  # whether it answers after every glimpse, and all answers count
     sized: bool = False  # whether the constructor wants the size of the images, as `height` and `width`
     noises: int = 2  # numbers that a step is given to choose a location
     retina: Retina
@@ -45,6 +46,10 @@ class GlimpseModel(nn.Module):
     def classify(self, hidden: Tensor) -> Tensor:
         """Logits (…, K)."""
         raise TypeError(f"{type(self).__name__} has no classify")
+
+    def conclude(self, step_logits_MBNK: Tensor) -> Tensor:
+        """With `every_step`: the answer (M, B, K) from those after every glimpse."""
+        raise TypeError(f"{type(self).__name__} has no conclude")
 
     def baseline(self, hidden: Tensor) -> Tensor:
         """Predicted return (…)."""

@@ -45,9 +45,14 @@ def rollout(
         state = model.step(state, noise_MBN2[:, :, t].flatten(0, 1), greedy)
         states.append(state)
     chosen = [s for s in states if s.log_prob is not None]
+    step_logits = None
+    if model.every_step or record:
+        step_logits = torch.stack([model.classify(s.hidden) for s in states], 1).view(M, B, N, -1)
     if model.sequence:
         answers = torch.stack([s.hidden for s in states[model.glimpses - 1 :: model.glimpses]], 1)  # (R, S, D)
         logits = model.classify(answers).view(M, B, model.targets, -1)
+    elif step_logits is not None and model.every_step:
+        logits = model.conclude(step_logits)
     else:
         logits = model.classify(state.hidden).view(M, B, -1)
     if chosen:
@@ -58,9 +63,9 @@ def rollout(
     trace = Trace(torch.stack([s.location for s in states], 1).view(M, B, N, 2), log_probs, baselines, logits)
     if getattr(state, "shift", None) is not None:
         trace.shifts = torch.stack([s.shift for s in states], 1).view(M, B, N, 2)
+    trace.step_logits = step_logits
     if record:
         height, width = images_BCHW.shape[-2:]
-        trace.step_logits = torch.stack([model.classify(s.hidden) for s in states], 1).view(M, B, N, -1)
         trace.patches = torch.stack([s.patches for s in states], 1).unflatten(0, (M, B))
         trace.boxes = torch.stack([model.boxes(s, height, width) for s in states], 1).unflatten(0, (M, B))
     return logits, trace

@@ -27,6 +27,7 @@ CASES = {
     "ram_lstm": schema.Ram(name="ram_lstm", core="lstm"),
     "ram_grid": schema.Ram(policy="grid", reward="log_likelihood", discount=0.9),
     "soft_ram": schema.SoftRam(features=64, hidden=64, filters=(4, 4, 8), centre="relative", limit=0.6),
+    "rsam": schema.Rsam(hidden=120),
     "dram": schema.Dram(glimpse="fc", filters=(8, 8, 16), features=64, hidden=64, reward="probability"),
 }
 
@@ -47,7 +48,7 @@ class FixedBatch:
         return (((along + phase) % 4 < 2) * 255).to(torch.uint8)[:, None], labels
 
 
-def losses(model: schema.Ram | schema.Dram | schema.SoftRam) -> list[float]:
+def losses(model: schema.Ram | schema.Dram | schema.SoftRam | schema.Rsam) -> list[float]:
     data = FixedBatch()
     config = schema.Config(
         model=model,

@@ -1,0 +1,187 @@
+"""Recurrent Soft Attention Model for Common Object Recognition. Ren, 2017 (arXiv 1705.01921).
+
+Implemented: the down-sample network, the context memory C0 that makes a mask over the whole image, the glimpse network,
+the memory C1 that answers after every glimpse, and its feedback to C0 (Figure 2); the arms of Figure 3.
+
+Choices that the paper leaves open are those of the author's code:
+ 1. Sizes: 1,340,958 parameters for 32×32 RGB images and ten classes.
+ 2. C0 is stepped twice a glimpse with the same weights: on the features of the image, then on C1's hidden state.
+ 3. Pixels are scaled to [-1, 1]; the mask multiplies them there, so a mask of 0 shows grey.
+ 4. The 1×1 convolution is followed by nothing (`features_norm: true` adds the batch normalisation that the text has
+    after every layer but the last).
+ 5. The arm without a down-sample network has one fully-connected layer from the image to the same number of features.
+Departures:
+ 6. What does not change over the glimpses is worked out once an image: the same features, but the running statistics of
+    their batch normalisation move once a step instead of once a glimpse.
+
+Legend: B images, M paths (1 by nature), R = M·B rows, N glimpses, K classes, D hidden, C channels, H × W image.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from attn_cli.config.model_sections import Rsam
+from attn_cli.config.schema import Glimpses, Scales
+from attn_cli.errors import Refused
+from attn_cli.glimpses.retina import Canvas
+from attn_cli.models.model import GlimpseModel
+
+REDUCED = 4  # channels that the down-sample network leaves
+DOWN = ((16, 5), (32, 5))  # filters and kernels of its convolutions
+LOOK = ((8, 5), (16, 5), (16, 3))  # of the glimpse network
+
+
+@dataclass(frozen=True)
+class State:
+    """Everything the next step needs; rows are paths."""
+
+    canvas: Canvas
+    pixels: Tensor  # (R, C, H, W) in [-1, 1]
+    features: Tensor  # (R, F) of the down-sampled image
+    context: Tensor  # (R, D) hidden state of C0
+    context_cell: Tensor  # (R, D)
+    hidden: Tensor  # (R, D) hidden state of C1, what the answer is read from
+    cell: Tensor  # (R, D)
+    mask: Tensor | None = None  # (R, H, W) of the latest glimpse
+    location: Tensor | None = None  # (R, 2) the centre of the image
+    patches: Tensor | None = None  # (R, 1, C, H, W) the masked image, scaled to [0, 1]
+    log_prob: Tensor | None = None  # never there: nothing is chosen
+    emitter: Tensor | None = None
+
+
+class Blocks(nn.Sequential):
+    """Convolutions that keep the size, each with batch normalisation, max-pooling by 2 and ReLU.
+
+    `shape`: what comes out, (C, H, W); `adds`: multiply-adds per image, `first_adds`: those of the first layer.
+    """
+
+    def __init__(self, channels: int, height: int, width: int, layers: tuple[tuple[int, int], ...]):
+        modules: list[nn.Module] = []
+        adds = []
+        for filters, kernel in layers:
+            modules += [
+                nn.Conv2d(channels, filters, kernel, padding=kernel // 2),
+                nn.BatchNorm2d(filters),
+                nn.MaxPool2d(2),
+                nn.ReLU(),
+            ]
+            adds.append(filters * channels * kernel**2 * height * width)
+            channels, height, width = filters, height // 2, width // 2
+        super().__init__(*modules)
+        self.shape, self.adds, self.first_adds = (channels, height, width), sum(adds), adds[0]
+
+
+class RSAM(GlimpseModel):
+    sized = True
+    stochastic = moves = False
+    every_step = True
+
+    def __init__(
+        self,
+        config: Rsam,
+        glimpses: Glimpses,
+        scales: Scales,
+        *,
+        channels: int,
+        classes: int,
+        background: int = 0,
+        height: int,
+        width: int,
+    ):
+        super().__init__()
+        if min(height, width) < 8:
+            raise Refused(f"Images of {height}×{width} are too small for model={config.name}: it needs 8×8 at least.")
+        self.config, self.glimpses = config, glimpses.count
+        D = config.hidden
+        if config.down_sample == "conv":
+            blocks = Blocks(channels, height, width, DOWN)
+            self.features = REDUCED * blocks.shape[1] * blocks.shape[2]
+            reduce = nn.Conv2d(blocks.shape[0], REDUCED, 1)
+            parts: list[nn.Module] = [blocks, reduce, nn.Flatten()]
+            self.down_adds = blocks.adds + reduce.weight.numel() * blocks.shape[1] * blocks.shape[2]
+            self.down_first = blocks.first_adds
+        else:
+            self.features = REDUCED * (height // 4) * (width // 4)
+            self.down_adds = self.down_first = channels * height * width * self.features
+            parts = [nn.Flatten(), nn.Linear(channels * height * width, self.features)]
+        if config.features_norm:
+            parts += [nn.BatchNorm1d(self.features), nn.ReLU()]
+        self.down_sample = nn.Sequential(*parts)
+        if config.feedback and self.features != D:
+            raise Refused(
+                f"model.hidden={D} must be {self.features} for images of {height}×{width}, because with model.feedback "
+                "the features of the image and the feedback go through the same layer."
+            )
+        self.context = nn.LSTMCell(self.features, D)  # C0
+        self.mask = nn.Sequential(nn.Linear(D, height * width), nn.BatchNorm1d(height * width), nn.ReLU())
+        self.look = Blocks(channels, height, width, LOOK)
+        seen = self.look.shape[0] * self.look.shape[1] * self.look.shape[2]
+        self.memory = nn.LSTMCell(seen, D)  # C1
+        self.classifier = nn.Linear(D, classes)
+        self.size = (height, width)
+
+    def start(self, images_BCHW: Tensor, samples: int) -> State:
+        """A state that has seen the down-sampled image; images are uint8."""
+        weight = self.classifier.weight
+        pixels = images_BCHW.to(weight.dtype) * (1 / 127.5) - 1
+        features = self.down_sample(pixels).repeat(samples, 1)
+        zeros = features.new_zeros(features.shape[0], self.config.hidden)
+        height, width = images_BCHW.shape[-2:]
+        rows = pixels.repeat(samples, 1, 1, 1)
+        return State(Canvas(images_BCHW, height, width), rows, features, zeros, zeros, zeros, zeros)
+
+    def step(self, state: State, noise_R2: Tensor, greedy: bool = False) -> State:
+        """Make a mask, look through it, think, feed back."""
+        context, context_cell = self.context(state.features, (state.context, state.context_cell))
+        mask = self.mask(context).view(-1, *self.size)
+        masked = state.pixels * mask[:, None]
+        hidden, cell = self.memory(self.look(masked).flatten(1), (state.hidden, state.cell))
+        if self.config.feedback:
+            context, context_cell = self.context(hidden, (context, context_cell))
+        return replace(
+            state,
+            context=context,
+            context_cell=context_cell,
+            hidden=hidden,
+            cell=cell,
+            mask=mask,
+            location=mask.new_zeros(mask.shape[0], 2),
+            patches=((masked.detach() + 1) / 2).clamp(0, 1)[:, None],
+        )
+
+    def classify(self, hidden: Tensor) -> Tensor:
+        """Logits (…, K); the author's code puts a ReLU on them (`relu_logits`)."""
+        logits = self.classifier(hidden)
+        return F.relu(logits) if self.config.relu_logits else logits
+
+    def conclude(self, step_logits_MBNK: Tensor) -> Tensor:
+        """The answer from those after every glimpse: the mean of their probabilities, as a logarithm; or, as in the
+        author's code, the sum of their log-probabilities.
+        """
+        log_p = F.log_softmax(step_logits_MBNK, -1)
+        if self.config.average == "log_probabilities":
+            return log_p.sum(2)
+        return torch.logsumexp(log_p, 2)
+
+    def boxes(self, state: State, height: int, width: int) -> Tensor:
+        """The whole image: (R, 1, 4)."""
+        box = torch.tensor([0, 0, width, height], device=state.hidden.device)
+        return box.expand(state.hidden.shape[0], 1, 4)
+
+    def multiply_adds(self, training: bool = False) -> int:
+        """Multiply-adds of one image by the closed form, of a training step without the gradient to pixels."""
+
+        def cell(layer: nn.LSTMCell) -> int:
+            return layer.weight_ih.numel() + layer.weight_hh.numel()
+
+        mask = self.mask[0].weight
+        assert isinstance(mask, Tensor)
+        times = 2 if self.config.feedback else 1
+        step = times * cell(self.context) + mask.numel() + self.look.adds + cell(self.memory)
+        forward = self.down_adds + self.glimpses * (step + self.classifier.weight.numel())
+        return 3 * forward - self.down_first if training else forward
