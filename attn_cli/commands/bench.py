@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from attn_cli.config import schema
-from attn_cli.data.batches import DataInfo
+from attn_cli.data.splits import DataInfo
 from attn_cli.devices import choose_device, prepare_cpu
 from attn_cli.errors import Refused
 from attn_cli.glimpses.reference import LoopRetina

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from attn_cli.config import schema
-from attn_cli.data.batches import Data, open_data
+from attn_cli.data.batches import open_data
+from attn_cli.data.splits import Data
 from attn_cli.devices import choose_device, prepare_cpu
 from attn_cli.errors import Refused, Terminated
 from attn_cli.inference.monte_carlo import evaluate

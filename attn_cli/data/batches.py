@@ -6,9 +6,7 @@ order of an epoch and the random numbers of a scene come from `keys`, so a resum
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -17,66 +15,14 @@ from torch import Tensor
 
 from attn_cli.config import registry, schema
 from attn_cli.data import house_numbers, pairs, prepared, sequences
-from attn_cli.data.keys import below, key, permutation
 from attn_cli.data.layouts import LONGEST
+from attn_cli.data.photos import Svhn
 from attn_cli.data.prepare import Log, prepare
 from attn_cli.data.scenes import CHUNK, Geometry, fixed_scenes, misfit, scenes
+from attn_cli.data.splits import Data, DataInfo, Fixed, Order, Split, digest_of
 from attn_cli.errors import Refused
 
-Split = str  # "validation" or "test"
 AnyPrepared = schema.Scenes | schema.Pairs | schema.Sequences | schema.Svhn
-
-
-@dataclass(frozen=True)
-class DataInfo:
-    """Image size in pixels, `background` 0 to 255 (what is outside the image), number of images per split.
-
-    `length` is 0 for one label per image, else the largest number of objects L in an image; `classes` counts the
-    classes of objects.
-    """
-
-    name: str
-    channels: int
-    height: int
-    width: int
-    classes: int
-    class_names: tuple[str, ...]
-    background: int
-    train: int
-    validation: int
-    test: int
-    length: int = 0  # largest number L of objects in an image that is labelled with a sequence; 0: one label an image
-
-
-class Data(Protocol):
-    """What training and evaluation need of a data set. Images uint8 (B, C, H, W), labels int64 (B,).
-
-    Labels of sequences (`info.length` L > 0) are int64 (B, L+1): the classes from left to right, then K =
-    `info.classes` (the end), then -1. An image of the test split with more than L objects has L classes and then K + 1,
-    a class that no model has, so that every answer to it is wrong.
-    """
-
-    info: DataInfo
-
-    def to(self, device: torch.device | str) -> Self:
-        """Moves the data set to the device, in place."""
-        ...
-
-    def steps_per_epoch(self, batch_size: int) -> int:
-        """Full batches in an epoch; one batch of everything if there are fewer images than `batch_size`."""
-        ...
-
-    def train_batch(self, seed: int, epoch: int, step: int, batch_size: int) -> tuple[Tensor, Tensor]:
-        """The batch of that step, on the device."""
-        ...
-
-    def fixed(self, split: Split) -> tuple[Tensor, Tensor]:
-        """All images and labels of a split, the same on every machine whatever the run's seed, on the device."""
-        ...
-
-    def digest(self, split: Split) -> str:
-        """sha256 of what `fixed` returns."""
-        ...
 
 
 class Digits:
@@ -98,8 +44,8 @@ class Digits:
             config.name, 1, config.height, config.width, classes, source.class_names, background=0, **counts
         )
         self._source = source.name
-        self._fixed = _Fixed(self._fixed_split)
-        self._order = _Order(counts["train"])
+        self._fixed = Fixed(self._fixed_split)
+        self._order = Order(counts["train"])
 
     def to(self, device: torch.device | str) -> Self:
         for tensors in (self.images, self.labels):
@@ -149,8 +95,8 @@ class Composed:
         """`identity` names what fixed scenes depend on; it keys their random numbers."""
         self.info, self._identity = info, identity
         self._composers = dict(composers)
-        self._fixed = _Fixed(self._fixed_split)
-        self._order = _Order(info.train)
+        self._fixed = Fixed(self._fixed_split)
+        self._order = Order(info.train)
 
     def to(self, device: torch.device | str) -> Self:
         for composer in self._composers.values():
@@ -196,7 +142,7 @@ class Images:
         self.labels = {split: torch.from_numpy(labels[split].astype(np.int64)) for split in prepared.SPLITS}
         channels, height, width = images["train"].shape[1:]
         self.info = DataInfo(name, channels, height, width, len(class_names), class_names, background, **counts)
-        self._order = _Order(counts["train"])
+        self._order = Order(counts["train"])
 
     def to(self, device: torch.device | str) -> Self:
         for tensors in (self.images, self.labels):
@@ -217,176 +163,6 @@ class Images:
 
     def digest(self, split: Split) -> str:
         return digest_of(*self.fixed(split))
-
-
-class Svhn:
-    """Photos of house numbers: random crops of them for training, crops from the centre for the other splits.
-
-    The images that validate are drawn from those that train, the same ones whatever the crop and the run's seed.
-    """
-
-    def __init__(self, config: schema.Svhn, source: prepared.Prepared):
-        """Raises Refused if the configured sizes cannot work with these images."""
-        pool, test = source.images["train"], source.images["test"]
-        height, width = pool.shape[-2:]
-        if config.height > height or config.width > width:
-            raise Refused(
-                f"data.height × data.width is {config.height}×{config.width}, larger than the {height}×{width} images "
-                f"of {config.source}: set data.height to at most {height} and data.width to at most {width}."
-            )
-        if len(pool) < 2:
-            raise Refused(f"{config.name} has {len(pool)} training image, and one of them must validate: add images.")
-        # Viewed as (N, C, H, W); what is mapped from the file is read when it is touched.
-        self.images = {
-            "train": torch.from_numpy(pool).view(len(pool), -1, height, width),
-            "test": torch.from_numpy(test).view(len(test), -1, height, width),
-        }
-        self.height, self.width = config.height, config.width
-        count = max(min(config.validation, len(pool) // 10), 1)
-        drawn = permutation(len(pool), "svhn", "validation")
-        self._rows = {"validation": np.sort(drawn[:count]), "train": np.sort(drawn[count:])[: config.train_limit]}
-        rows = {**self._rows, "test": np.arange(len(test))}
-        of = {"train": source.labels["train"], "validation": source.labels["train"], "test": source.labels["test"]}
-        self.labels = {split: _label_rows(of[split][rows[split]]) for split in prepared.SPLITS}
-        self._device_rows = torch.from_numpy(self._rows["train"])
-        counts = {split: len(rows[split]) for split in prepared.SPLITS}
-        self.info = DataInfo(
-            config.name,
-            self.images["train"].shape[1],
-            config.height,
-            config.width,
-            len(source.class_names),
-            source.class_names,
-            config.background,
-            **counts,
-            length=source.labels["train"].shape[1] - 1,
-        )
-        self._order = _Order(counts["train"])
-        self._fixed = _Fixed(self._fixed_split)
-
-    def to(self, device: torch.device | str) -> Self:
-        for split, images in self.images.items():
-            if _fits(images, torch.device(device)):
-                self.images[split] = images.to(device)
-        for split in self.labels:
-            self.labels[split] = self.labels[split].to(device)
-        self._device_rows = self._device_rows.to(device)
-        self._order.to(device)
-        self._fixed.to(device)
-        return self
-
-    def steps_per_epoch(self, batch_size: int) -> int:
-        return self._order.steps(batch_size)
-
-    def train_batch(self, seed: int, epoch: int, step: int, batch_size: int) -> tuple[Tensor, Tensor]:
-        own, _ = self._order.batch(seed, epoch, step, batch_size)
-        height, width = self.images["train"].shape[-2:]
-        bounds = np.array([height - self.height + 1, width - self.width + 1])
-        corners = below(bounds, (len(own), 2), "crop", seed, epoch, step)
-        rows = self._device_rows.index_select(0, own).to(self.images["train"].device)
-        images = crops(self.images["train"], rows, corners, self.height, self.width)
-        return images.to(own.device), self.labels["train"].index_select(0, own)
-
-    def fixed(self, split: Split) -> tuple[Tensor, Tensor]:
-        return self._fixed.get(split)
-
-    def digest(self, split: Split) -> str:
-        return self._fixed.digest(split)
-
-    def _fixed_split(self, split: Split) -> tuple[Tensor, Tensor]:
-        pool = self.images["test" if split == "test" else "train"]
-        rows = torch.from_numpy(self._rows[split]).to(pool.device) if split != "test" else None
-        top, left = (pool.shape[-2] - self.height) // 2, (pool.shape[-1] - self.width) // 2
-        images = pool if rows is None else pool.index_select(0, rows)
-        images = images[..., top : top + self.height, left : left + self.width].contiguous()
-        return images.to(self.labels[split].device), self.labels[split]
-
-
-def _fits(images: Tensor, device: torch.device) -> bool:
-    """Whether the images may take room on the device; else they stay where they are and batches are copied."""
-    return device.type != "cuda" or images.nbytes <= torch.cuda.mem_get_info(device)[0] // 2
-
-
-def crops(pool: Tensor, rows: Tensor, corners: np.ndarray, height: int, width: int) -> Tensor:
-    """uint8 (B, C, height, width) out of the pool (N, C, H, W): of image rows[b] the part from corners[b] = (y, x).
-
-    A part lies within a contiguous run of the flat pool, which is copied as such and then read with the pool's row
-    pitch: no loop over images and no index per pixel.
-    """
-    channels, h, w = pool.shape[1:]
-    span = (height - 1) * w + width
-    runs = pool.view(-1).as_strided((pool.numel() - span + 1, span), (1, 1))
-    start = torch.from_numpy(corners[:, 0] * w + corners[:, 1]).to(pool.device) + rows * (channels * h * w)
-    start = start[:, None] + torch.arange(channels, device=pool.device) * (h * w)
-    cut = runs.index_select(0, start.view(-1))
-    strides = (channels * span, span, w, 1)
-    return cut.as_strided((len(rows), channels, height, width), strides).contiguous()
-
-
-def _label_rows(labels: np.ndarray) -> Tensor:
-    """int64 (N, L+1) with -1 after the end, of uint8 with EMPTY there."""
-    wide = labels.astype(np.int64)
-    wide[labels == prepared.EMPTY] = -1
-    return torch.from_numpy(wide)
-
-
-class _Order:
-    """The order of the current epoch, on the device and on the CPU."""
-
-    def __init__(self, count: int):
-        self.count, self.key = count, -1
-        self.cpu = np.empty(0, np.int64)
-        self.order = torch.from_numpy(self.cpu)
-
-    def to(self, device: torch.device | str) -> None:
-        self.order = self.order.to(device)
-
-    def steps(self, batch_size: int) -> int:
-        """Full batches in an epoch, at least one."""
-        return max(self.count // batch_size, 1)
-
-    def batch(self, seed: int, epoch: int, step: int, batch_size: int) -> tuple[Tensor, np.ndarray]:
-        """int64 (B,), twice: the images of that step."""
-        steps = self.steps(batch_size)
-        if not 0 <= step < steps:
-            raise IndexError(f"step {step} of an epoch of {steps} steps")
-        wanted = key("order", seed, epoch)
-        if wanted != self.key:
-            self.cpu = permutation(self.count, "order", seed, epoch)
-            self.order = torch.from_numpy(self.cpu).to(self.order.device)
-            self.key = wanted
-        part = slice(step * batch_size, (step + 1) * batch_size)
-        return self.order[part], self.cpu[part]
-
-
-class _Fixed:
-    """The fixed splits, made when they are first asked for."""
-
-    def __init__(self, make: Callable[[Split], tuple[Tensor, Tensor]]):
-        self.make = make
-        self.made: dict[Split, tuple[Tensor, Tensor]] = {}
-        self.digests: dict[Split, str] = {}
-
-    def to(self, device: torch.device | str) -> None:
-        self.made = {split: (images.to(device), labels.to(device)) for split, (images, labels) in self.made.items()}
-
-    def get(self, split: Split) -> tuple[Tensor, Tensor]:
-        if split not in self.made:
-            self.made[split] = self.make(split)
-        return self.made[split]
-
-    def digest(self, split: Split) -> str:
-        if split not in self.digests:
-            self.digests[split] = digest_of(*self.get(split))
-        return self.digests[split]
-
-
-def digest_of(images: Tensor, labels: Tensor) -> str:
-    """sha256 over shape and bytes of uint8 (N, C, H, W) and int64 (N,)."""
-    digest = hashlib.sha256(f"uint8 {tuple(images.shape)} int64 {tuple(labels.shape)}\n".encode())
-    digest.update(images.cpu().contiguous().numpy().data)
-    digest.update(labels.cpu().numpy().astype("<i8").data)
-    return digest.hexdigest()
 
 
 def open_data(config: Any, *, log: Log = print) -> Data:

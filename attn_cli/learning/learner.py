@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from attn_cli.config.schema import Config
-from attn_cli.data.batches import Data
+from attn_cli.data.splits import Data
 from attn_cli.inference.monte_carlo import evaluate
 from attn_cli.learning import optimisers
 from attn_cli.learning.compiling import compiled

@@ -11,7 +11,7 @@ from attn_cli.errors import Refused
 
 
 class TrainingData(Protocol):
-    """What `EpochBatches` needs of a data set; see attn_cli/data/batches.py."""
+    """What `EpochBatches` needs of a data set; see attn_cli/data/splits.py."""
 
     def steps_per_epoch(self, batch_size: int) -> int: ...
 

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from attn_cli.config import registry, schema
-from attn_cli.data.batches import Data, open_data
+from attn_cli.data.batches import open_data
+from attn_cli.data.splits import Data
 from attn_cli.errors import Refused
 from attn_cli.learning import checkpoints
 from attn_cli.models.build import build_model

@@ -17,7 +17,7 @@ import torch
 from pytorch_lightning.callbacks import Callback, Checkpoint
 
 from attn_cli.config import registry, schema
-from attn_cli.data.batches import Data
+from attn_cli.data.splits import Data
 from attn_cli.devices import choose_device
 from attn_cli.errors import Refused
 from attn_cli.learning.checkpoints import VerifiedCheckpointIO

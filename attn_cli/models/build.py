@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from attn_cli.config import registry, schema
-from attn_cli.data.batches import DataInfo
+from attn_cli.data.splits import DataInfo
 from attn_cli.errors import Refused
 from attn_cli.models.model import GlimpseModel
 

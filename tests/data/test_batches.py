@@ -13,8 +13,9 @@ from attn_cli.commands.data import config_of
 from attn_cli.config import registry
 from attn_cli.config.schema import Scenes
 from attn_cli.data import prepared
-from attn_cli.data.batches import Digits, Images, digest_of, open_data
+from attn_cli.data.batches import Digits, Images, open_data
 from attn_cli.data.prepared import Prepared
+from attn_cli.data.splits import digest_of
 from attn_cli.errors import Refused
 
 

@@ -15,10 +15,11 @@ from attn_cli.commands.data import config_of
 from attn_cli.config import registry
 from attn_cli.config.schema import HouseNumbers as Config
 from attn_cli.data import house_numbers, layouts
-from attn_cli.data.batches import Composed, digest_of, open_data
+from attn_cli.data.batches import Composed, open_data
 from attn_cli.data.house_numbers import CELLS, SHIFTS, HouseNumbers, Look, stretched
 from attn_cli.data.keys import draws, noise
 from attn_cli.data.sequences import Sequences
+from attn_cli.data.splits import digest_of
 
 LABELS = np.arange(40) % 10
 

@@ -16,11 +16,12 @@ from attn_cli.commands.data import config_of
 from attn_cli.config import registry
 from attn_cli.config.schema import Pairs
 from attn_cli.data import pairs, prepared
-from attn_cli.data.batches import Composed, digest_of, open_data
+from attn_cli.data.batches import Composed, open_data
 from attn_cli.data.keys import draws
 from attn_cli.data.pairs import PairLayout, Places, layout, render
 from attn_cli.data.prepared import Prepared
 from attn_cli.data.scenes import Geometry
+from attn_cli.data.splits import digest_of
 from attn_cli.errors import Refused
 
 CASES = [

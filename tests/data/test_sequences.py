@@ -17,11 +17,12 @@ from attn_cli.commands.data import config_of
 from attn_cli.commands.data import main as data_command
 from attn_cli.config import registry, schema
 from attn_cli.data import layouts, prepared
-from attn_cli.data.batches import Composed, digest_of, open_data
+from attn_cli.data.batches import Composed, open_data
 from attn_cli.data.keys import draws
 from attn_cli.data.prepared import Prepared
 from attn_cli.data.sequences import Sequences, cut_to_ink
 from attn_cli.data.sources import svhn_layout
+from attn_cli.data.splits import digest_of
 
 ANNOTATIONS = "svhn/svhn_format1_annotations.h5"
 

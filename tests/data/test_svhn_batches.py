@@ -13,10 +13,12 @@ import torch
 from attn_cli.commands.data import config_of
 from attn_cli.config import registry
 from attn_cli.config.schema import Svhn
-from attn_cli.data import batches, prepared
-from attn_cli.data.batches import crops, open_data
-from attn_cli.data.keys import below, draws
+from attn_cli.data import batches, photos, prepared
+from attn_cli.data.batches import open_data
+from attn_cli.data.keys import below, draws, permutation
+from attn_cli.data.photos import crops
 from attn_cli.data.prepared import EMPTY, Prepared
+from attn_cli.data.splits import digest_of
 from attn_cli.errors import Refused
 
 SIDES = {"svhn": 64, "svhn_110": 128, "svhn_128": 128}
@@ -47,12 +49,12 @@ def store(root: Path, one: Prepared) -> None:
     prepared.write(one, prepared.path_of(one.name, root))
 
 
-def opened(root: Path, name: str = "svhn", **keys: Any) -> batches.Svhn:
+def opened(root: Path, name: str = "svhn", **keys: Any) -> photos.Svhn:
     config = dataclasses.replace(config_of(name), root=str(root), **keys)
     if not prepared.path_of(batches.source_name(config), root).exists():
         store(root, house_numbers(config.source, config.grey))
     data = open_data(config)
-    assert isinstance(data, batches.Svhn)
+    assert isinstance(data, photos.Svhn)
     return data
 
 
@@ -71,7 +73,7 @@ def test_every_configured_set(name: str, grey: bool, root: Path) -> None:
     for split, count in (("validation", 6), ("test", 9)):
         images, labels = data.fixed(split)
         assert images.shape == (count, channels, side, side) and labels.shape == (count, 6)
-        assert data.digest(split) == batches.digest_of(images, labels)
+        assert data.digest(split) == digest_of(images, labels)
 
 
 def test_conf_has_what_the_papers_have() -> None:
@@ -110,8 +112,8 @@ def test_training_crops_against_slices(name: str, grey: bool, root: Path) -> Non
     data, source = opened(root, name, grey=grey), house_numbers(config_of(name).source, grey)
     side, whole = data.info.height, SIDES[config_of(name).source]
     assert whole - side == {"svhn": 10, "svhn_110": 18}[name]
-    order = batches.permutation(54, "order", 5, 2)[1 * 20 : 2 * 20]
-    rows = np.sort(batches.permutation(60, "svhn", "validation")[6:])[order]
+    order = permutation(54, "order", 5, 2)[1 * 20 : 2 * 20]
+    rows = np.sort(permutation(60, "svhn", "validation")[6:])[order]
     corners = below(whole - side + 1, (20, 2), "crop", 5, 2, 1)
     images, labels = data.train_batch(5, 2, 1, 20)
     pool = source.images["train"].reshape(60, -1, whole, whole)
@@ -141,7 +143,7 @@ def test_the_centre_is_evaluated(root: Path) -> None:
         data, source = opened(root, name), house_numbers(config_of(name).source)
         inside = slice(offset, offset + data.info.height)
         np.testing.assert_array_equal(data.fixed("test")[0][:, 0].numpy(), source.images["test"][:, inside, inside])
-        rows = np.sort(batches.permutation(60, "svhn", "validation")[:6])
+        rows = np.sort(permutation(60, "svhn", "validation")[:6])
         wanted = source.images["train"][rows][:, inside, inside]
         np.testing.assert_array_equal(data.fixed("validation")[0][:, 0].numpy(), wanted)
 
@@ -154,7 +156,7 @@ def test_validation_never_trains_and_is_the_same_for_every_crop_and_seed(root: P
         validating = data.fixed("validation")[0][:, 0, 0, 0].tolist()
         training = data.train_batch(3, 1, 0, 56)[0][:, 0, 0, 0].tolist()
         assert sorted(validating + training) == list(range(60))
-        assert validating == np.sort(batches.permutation(60, "svhn", "validation")[:4]).tolist()
+        assert validating == np.sort(permutation(60, "svhn", "validation")[:4]).tolist()
     assert opened(root, validation=6).info.validation == 6
     assert opened(root, validation=7).info.validation == 6  # at most a tenth
     limited = opened(root, train_limit=10)

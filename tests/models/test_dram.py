@@ -7,7 +7,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from attn_cli.config.schema import Config, Dram, Glimpses, Ram, Scales
-from attn_cli.data.batches import DataInfo
+from attn_cli.data.splits import DataInfo
 from attn_cli.errors import Refused
 from attn_cli.learning.objectives import hybrid, sequence_hybrid, still_counting
 from attn_cli.models.build import build_model

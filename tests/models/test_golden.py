@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from attn_cli.config import schema
-from attn_cli.data.batches import DataInfo
+from attn_cli.data.splits import DataInfo
 from attn_cli.devices import prepare_cpu
 from attn_cli.learning.training import make_learner
 

@@ -1,0 +1,126 @@
+"""Photos of house numbers as batches: random crops train, crops from the centre validate and test."""
+
+from __future__ import annotations
+
+from typing import Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from attn_cli.config import schema
+from attn_cli.data import prepared
+from attn_cli.data.keys import below, permutation
+from attn_cli.data.splits import DataInfo, Fixed, Order, Split
+from attn_cli.errors import Refused
+
+
+class Svhn:
+    """Photos of house numbers: random crops of them for training, crops from the centre for the other splits.
+
+    The images that validate are drawn from those that train, the same ones whatever the crop and the run's seed.
+    """
+
+    def __init__(self, config: schema.Svhn, source: prepared.Prepared):
+        """Raises Refused if the configured sizes cannot work with these images."""
+        pool, test = source.images["train"], source.images["test"]
+        height, width = pool.shape[-2:]
+        if config.height > height or config.width > width:
+            raise Refused(
+                f"data.height × data.width is {config.height}×{config.width}, larger than the {height}×{width} images "
+                f"of {config.source}: set data.height to at most {height} and data.width to at most {width}."
+            )
+        if len(pool) < 2:
+            raise Refused(f"{config.name} has {len(pool)} training image, and one of them must validate: add images.")
+        # Viewed as (N, C, H, W); what is mapped from the file is read when it is touched.
+        self.images = {
+            "train": torch.from_numpy(pool).view(len(pool), -1, height, width),
+            "test": torch.from_numpy(test).view(len(test), -1, height, width),
+        }
+        self.height, self.width = config.height, config.width
+        count = max(min(config.validation, len(pool) // 10), 1)
+        drawn = permutation(len(pool), "svhn", "validation")
+        self._rows = {"validation": np.sort(drawn[:count]), "train": np.sort(drawn[count:])[: config.train_limit]}
+        rows = {**self._rows, "test": np.arange(len(test))}
+        of = {"train": source.labels["train"], "validation": source.labels["train"], "test": source.labels["test"]}
+        self.labels = {split: _label_rows(of[split][rows[split]]) for split in prepared.SPLITS}
+        self._device_rows = torch.from_numpy(self._rows["train"])
+        counts = {split: len(rows[split]) for split in prepared.SPLITS}
+        self.info = DataInfo(
+            config.name,
+            self.images["train"].shape[1],
+            config.height,
+            config.width,
+            len(source.class_names),
+            source.class_names,
+            config.background,
+            **counts,
+            length=source.labels["train"].shape[1] - 1,
+        )
+        self._order = Order(counts["train"])
+        self._fixed = Fixed(self._fixed_split)
+
+    def to(self, device: torch.device | str) -> Self:
+        for split, images in self.images.items():
+            if _fits(images, torch.device(device)):
+                self.images[split] = images.to(device)
+        for split in self.labels:
+            self.labels[split] = self.labels[split].to(device)
+        self._device_rows = self._device_rows.to(device)
+        self._order.to(device)
+        self._fixed.to(device)
+        return self
+
+    def steps_per_epoch(self, batch_size: int) -> int:
+        return self._order.steps(batch_size)
+
+    def train_batch(self, seed: int, epoch: int, step: int, batch_size: int) -> tuple[Tensor, Tensor]:
+        own, _ = self._order.batch(seed, epoch, step, batch_size)
+        height, width = self.images["train"].shape[-2:]
+        bounds = np.array([height - self.height + 1, width - self.width + 1])
+        corners = below(bounds, (len(own), 2), "crop", seed, epoch, step)
+        rows = self._device_rows.index_select(0, own).to(self.images["train"].device)
+        images = crops(self.images["train"], rows, corners, self.height, self.width)
+        return images.to(own.device), self.labels["train"].index_select(0, own)
+
+    def fixed(self, split: Split) -> tuple[Tensor, Tensor]:
+        return self._fixed.get(split)
+
+    def digest(self, split: Split) -> str:
+        return self._fixed.digest(split)
+
+    def _fixed_split(self, split: Split) -> tuple[Tensor, Tensor]:
+        pool = self.images["test" if split == "test" else "train"]
+        rows = torch.from_numpy(self._rows[split]).to(pool.device) if split != "test" else None
+        top, left = (pool.shape[-2] - self.height) // 2, (pool.shape[-1] - self.width) // 2
+        images = pool if rows is None else pool.index_select(0, rows)
+        images = images[..., top : top + self.height, left : left + self.width].contiguous()
+        return images.to(self.labels[split].device), self.labels[split]
+
+
+def _fits(images: Tensor, device: torch.device) -> bool:
+    """Whether the images may take room on the device; else they stay where they are and batches are copied."""
+    return device.type != "cuda" or images.nbytes <= torch.cuda.mem_get_info(device)[0] // 2
+
+
+def crops(pool: Tensor, rows: Tensor, corners: np.ndarray, height: int, width: int) -> Tensor:
+    """uint8 (B, C, height, width) out of the pool (N, C, H, W): of image rows[b] the part from corners[b] = (y, x).
+
+    A part lies within a contiguous run of the flat pool, which is copied as such and then read with the pool's row
+    pitch: no loop over images and no index per pixel.
+    """
+    channels, h, w = pool.shape[1:]
+    span = (height - 1) * w + width
+    runs = pool.view(-1).as_strided((pool.numel() - span + 1, span), (1, 1))
+    start = torch.from_numpy(corners[:, 0] * w + corners[:, 1]).to(pool.device) + rows * (channels * h * w)
+    start = start[:, None] + torch.arange(channels, device=pool.device) * (h * w)
+    cut = runs.index_select(0, start.view(-1))
+    strides = (channels * span, span, w, 1)
+    return cut.as_strided((len(rows), channels, height, width), strides).contiguous()
+
+
+def _label_rows(labels: np.ndarray) -> Tensor:
+    """int64 (N, L+1) with -1 after the end, of uint8 with EMPTY there."""
+    wide = labels.astype(np.int64)
+    wide[labels == prepared.EMPTY] = -1
+    return torch.from_numpy(wide)

@@ -1,0 +1,127 @@
+"""What a data set offers to training and evaluation, and what its classes share: orders of an epoch, fixed splits."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from attn_cli.data.keys import key, permutation
+
+Split = str  # "validation" or "test"
+
+
+@dataclass(frozen=True)
+class DataInfo:
+    """Image size in pixels, `background` 0 to 255 (what is outside the image), number of images per split.
+
+    `length` is 0 for one label per image, else the largest number of objects L in an image; `classes` counts the
+    classes of objects.
+    """
+
+    name: str
+    channels: int
+    height: int
+    width: int
+    classes: int
+    class_names: tuple[str, ...]
+    background: int
+    train: int
+    validation: int
+    test: int
+    length: int = 0  # largest number L of objects in an image that is labelled with a sequence; 0: one label an image
+
+
+class Data(Protocol):
+    """What training and evaluation need of a data set. Images uint8 (B, C, H, W), labels int64 (B,).
+
+    Labels of sequences (`info.length` L > 0) are int64 (B, L+1): the classes from left to right, then K =
+    `info.classes` (the end), then -1. An image of the test split with more than L objects has L classes and then K + 1,
+    a class that no model has, so that every answer to it is wrong.
+    """
+
+    info: DataInfo
+
+    def to(self, device: torch.device | str) -> Self:
+        """Moves the data set to the device, in place."""
+        ...
+
+    def steps_per_epoch(self, batch_size: int) -> int:
+        """Full batches in an epoch; one batch of everything if there are fewer images than `batch_size`."""
+        ...
+
+    def train_batch(self, seed: int, epoch: int, step: int, batch_size: int) -> tuple[Tensor, Tensor]:
+        """The batch of that step, on the device."""
+        ...
+
+    def fixed(self, split: Split) -> tuple[Tensor, Tensor]:
+        """All images and labels of a split, the same on every machine whatever the run's seed, on the device."""
+        ...
+
+    def digest(self, split: Split) -> str:
+        """sha256 of what `fixed` returns."""
+        ...
+
+
+class Order:
+    """The order of the current epoch, on the device and on the CPU."""
+
+    def __init__(self, count: int):
+        self.count, self.key = count, -1
+        self.cpu = np.empty(0, np.int64)
+        self.order = torch.from_numpy(self.cpu)
+
+    def to(self, device: torch.device | str) -> None:
+        self.order = self.order.to(device)
+
+    def steps(self, batch_size: int) -> int:
+        """Full batches in an epoch, at least one."""
+        return max(self.count // batch_size, 1)
+
+    def batch(self, seed: int, epoch: int, step: int, batch_size: int) -> tuple[Tensor, np.ndarray]:
+        """int64 (B,), twice: the images of that step."""
+        steps = self.steps(batch_size)
+        if not 0 <= step < steps:
+            raise IndexError(f"step {step} of an epoch of {steps} steps")
+        wanted = key("order", seed, epoch)
+        if wanted != self.key:
+            self.cpu = permutation(self.count, "order", seed, epoch)
+            self.order = torch.from_numpy(self.cpu).to(self.order.device)
+            self.key = wanted
+        part = slice(step * batch_size, (step + 1) * batch_size)
+        return self.order[part], self.cpu[part]
+
+
+class Fixed:
+    """The fixed splits, made when they are first asked for."""
+
+    def __init__(self, make: Callable[[Split], tuple[Tensor, Tensor]]):
+        self.make = make
+        self.made: dict[Split, tuple[Tensor, Tensor]] = {}
+        self.digests: dict[Split, str] = {}
+
+    def to(self, device: torch.device | str) -> None:
+        self.made = {split: (images.to(device), labels.to(device)) for split, (images, labels) in self.made.items()}
+
+    def get(self, split: Split) -> tuple[Tensor, Tensor]:
+        if split not in self.made:
+            self.made[split] = self.make(split)
+        return self.made[split]
+
+    def digest(self, split: Split) -> str:
+        if split not in self.digests:
+            self.digests[split] = digest_of(*self.get(split))
+        return self.digests[split]
+
+
+def digest_of(images: Tensor, labels: Tensor) -> str:
+    """sha256 over shape and bytes of uint8 (N, C, H, W) and int64 (N,)."""
+    digest = hashlib.sha256(f"uint8 {tuple(images.shape)} int64 {tuple(labels.shape)}\n".encode())
+    digest.update(images.cpu().contiguous().numpy().data)
+    digest.update(labels.cpu().numpy().astype("<i8").data)
+    return digest.hexdigest()
