@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from attn_cli.config import registry
 from attn_cli.config.data_sections import Arrays, Folder, HouseNumbers, Pairs, Scenes, Sequences, Svhn
+from attn_cli.config.data_sections import Retina as Retina  # packages of other people take it from here
 from attn_cli.config.fields import REQUIRED, bounded, build, checked, choice, full_key, required_key, unknown_key
 from attn_cli.config.model_sections import WIDEST, ConvNet, Dram, Ram, Rsam, SoftRam
 from attn_cli.errors import Refused, nearest
