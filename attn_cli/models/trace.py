@@ -21,8 +21,8 @@ class Trace:
     )
     baselines: Tensor  # (M, B, A) predicted return from the state that emitted the location
     logits: Tensor  # (M, B, K) the classification after the last glimpse; (M, B, S, K) of a sequence
-    shifts: Tensor | None = None  # (M, B, N, 2) by how much attention was asked to move; of soft attention alone
     step_logits: Tensor | None = None  # (M, B, N, K) answers after every glimpse: where all count, or when recorded
     # Only when the rollout is asked to record (pictures, tests):
     patches: Tensor | None = None  # (M, B, N, k, C, g, g) in [0, 1], what the retina delivered
     boxes: Tensor | None = None  # (M, B, N, k, 4) x0, y0, x1, y1 in pixels of the image, x1 and y1 exclusive
+    shifts: Tensor | None = None  # (M, B, N, 2) by how much attention was asked to move; of soft attention alone
