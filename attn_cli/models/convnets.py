@@ -22,7 +22,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -128,11 +127,6 @@ class ConvNet(GlimpseModel):
 
     def classify(self, hidden: Tensor) -> Tensor:
         return hidden
-
-    def boxes(self, state: State, height: int, width: int) -> Tensor:
-        """The whole image: (R, 1, 4)."""
-        box = torch.tensor([0, 0, width, height], device=state.answers.device)
-        return box.expand(state.answers.shape[0], 1, 4)
 
     def multiply_adds(self, training: bool = False) -> int:
         """Of one image with all its targets; in training without the gradient to pixels."""

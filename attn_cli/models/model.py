@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from attn_cli.glimpses.retina import Retina
@@ -61,7 +62,9 @@ class GlimpseModel(nn.Module):
 
     def boxes(self, state: Any, height: int, width: int) -> Tensor:
         """What the latest glimpse covers: (R, k, 4) as x0, y0, x1, y1 in pixels of the image, x1 and y1 exclusive."""
-        return self.retina.boxes(state.location, height, width)
+        if self.moves:
+            return self.retina.boxes(state.location, height, width)
+        return torch.tensor([0, 0, width, height], device=state.location.device).expand(len(state.location), 1, 4)
 
     def multiply_adds(self, training: bool = False) -> int:
         """Of one path through one image, by the closed form."""

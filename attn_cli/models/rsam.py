@@ -168,11 +168,6 @@ class RSAM(GlimpseModel):
             return log_p.sum(2)
         return torch.logsumexp(log_p, 2)
 
-    def boxes(self, state: State, height: int, width: int) -> Tensor:
-        """The whole image: (R, 1, 4)."""
-        box = torch.tensor([0, 0, width, height], device=state.hidden.device)
-        return box.expand(state.hidden.shape[0], 1, 4)
-
     def multiply_adds(self, training: bool = False) -> int:
         """Multiply-adds of one image by the closed form, of a training step without the gradient to pixels."""
 

@@ -12,6 +12,7 @@ import torch
 from attn_cli.data import prepared
 from attn_cli.data.keys import draws
 from attn_cli.data.prepared import Prepared
+from attn_cli.data.splits import Data
 
 COUNTS = {"train": 60, "validation": 20, "test": 30}
 
@@ -34,6 +35,17 @@ def digit_root(tmp_path: Path) -> Path:
     root.mkdir()
     prepared.write(small_digits(), prepared.path_of("digits", root))
     return root
+
+
+def assert_batches_are_pure(first: Data, second: Data) -> None:
+    """Two instances of a set give the same batches in any order, and different ones for different arguments."""
+    wanted = [(0, 0, 0), (0, 0, 2), (0, 1, 1), (1, 0, 0)]
+    made = [first.train_batch(*w, 16) for w in wanted]
+    for at, (images, labels) in reversed(list(zip(wanted, made, strict=True))):
+        again = second.train_batch(*at, 16)
+        assert torch.equal(images, again[0]) and torch.equal(labels, again[1])
+    for i, (images, _) in enumerate(made):
+        assert all(not torch.equal(images, other) for other, _ in made[i + 1 :])
 
 
 @pytest.fixture(autouse=True)

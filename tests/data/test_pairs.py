@@ -23,6 +23,7 @@ from attn_cli.data.prepared import Prepared
 from attn_cli.data.scenes import Geometry
 from attn_cli.data.splits import digest_of
 from attn_cli.errors import Refused
+from tests.data.conftest import assert_batches_are_pure
 
 CASES = [
     (Geometry(100, 100, 8, 8, True), (28, 28), 0.0),
@@ -178,14 +179,7 @@ def test_every_configured_set(name: str, digit_root: Path) -> None:
 
 
 def test_a_batch_is_a_pure_function_of_its_arguments(digit_root: Path) -> None:
-    first, second = opened(digit_root), opened(digit_root)
-    wanted = [(0, 0, 0), (0, 0, 2), (0, 1, 1), (1, 0, 0)]
-    made = [first.train_batch(*w, 16) for w in wanted]
-    for at, (images, labels) in reversed(list(zip(wanted, made, strict=True))):
-        again = second.train_batch(*at, 16)
-        assert torch.equal(images, again[0]) and torch.equal(labels, again[1])
-    for i, (images, _) in enumerate(made):
-        assert all(not torch.equal(images, other) for other, _ in made[i + 1 :])
+    assert_batches_are_pure(opened(digit_root), opened(digit_root))
 
 
 def test_an_epoch_shows_every_digit_once_as_the_first(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from attn_cli.data.prepared import Prepared
 from attn_cli.data.sequences import Sequences, cut_to_ink
 from attn_cli.data.sources import svhn_layout
 from attn_cli.data.splits import digest_of
+from tests.data.conftest import assert_batches_are_pure
 
 ANNOTATIONS = "svhn/svhn_format1_annotations.h5"
 
@@ -229,14 +230,7 @@ def test_every_configured_set(name: str, digit_root: Path) -> None:
 
 
 def test_a_batch_is_a_pure_function_of_its_arguments(digit_root: Path) -> None:
-    first, second = opened(digit_root), opened(digit_root)
-    wanted = [(0, 0, 0), (0, 0, 2), (0, 1, 1), (1, 0, 0)]
-    made = [first.train_batch(*w, 16) for w in wanted]
-    for at, (images, labels) in reversed(list(zip(wanted, made, strict=True))):
-        again = second.train_batch(*at, 16)
-        assert torch.equal(images, again[0]) and torch.equal(labels, again[1])
-    for i, (images, _) in enumerate(made):
-        assert all(not torch.equal(images, other) for other, _ in made[i + 1 :])
+    assert_batches_are_pure(opened(digit_root), opened(digit_root))
 
 
 def test_every_split_has_its_own_digits(tmp_path: Path) -> None:
