@@ -68,9 +68,7 @@ class ConvNet(GlimpseModel):
         super().__init__()
         self.config, self.size = config, (height, width)
         self.glimpses = 1
-        self.targets = length + 1 if length else 1
-        self.sequence = length > 0
-        self.classes = classes + 1 if length else classes
+        self.classes = self.set_answers(classes, length)
         layers: list[nn.Module] = []
         adds, place, inputs = [], [height, width], channels
         count = len(config.filters) + len(config.hidden)

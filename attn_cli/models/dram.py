@@ -177,8 +177,7 @@ class DRAM(GlimpseModel):
         super().__init__()
         self.config = config
         self.glimpses = glimpses.count
-        self.targets = length + 1 if length else 1
-        self.sequence = length > 0
+        classes = self.set_answers(classes, length)
         _check_sizes(config, glimpses)
         self.retina = Retina(glimpses.size, scales.count, channels, background)
         D, features = config.hidden, config.features
@@ -187,7 +186,7 @@ class DRAM(GlimpseModel):
         self.upper = LSTM(D, D)
         self.context_network = ContextNetwork(config, channels) if config.context == "conv" else None
         self.emission_network = Head(D, features, 2)
-        self.classification_network = Head(D, features, classes + 1 if length else classes)
+        self.classification_network = Head(D, features, classes)
         self.baseline_network = nn.Linear(D, 1)
         self.dropout = nn.Dropout(config.dropout)
 

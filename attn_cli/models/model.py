@@ -31,6 +31,11 @@ class GlimpseModel(nn.Module):
         """Glimpses in all: N·S."""
         return self.glimpses * self.targets
 
+    def set_answers(self, classes: int, length: int) -> int:
+        """One answer, or with a `length` up to that many and then "no more"; returns the classes of an answer."""
+        self.targets, self.sequence = length + 1, length > 0
+        return classes + self.sequence
+
     def start(self, images_BCHW: Tensor, samples: int) -> Any:
         """A state that has seen nothing, for M paths through each uint8 image."""
         raise TypeError(f"{type(self).__name__} has no start")

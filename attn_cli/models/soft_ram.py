@@ -102,8 +102,7 @@ class SoftRAM(GlimpseModel):
         self.config, self.image_size = config, (height, width)
         self.stochastic = config.noise > 0
         self.glimpses, self.size = glimpses.count, glimpses.size
-        self.targets = length + 1 if length else 1
-        self.sequence = length > 0
+        classes = self.set_answers(classes, length)
         if scales.count != 1:
             raise Refused(f"model={config.name} looks at one scale, whose size it chooses: use scales=1.")
         D, features = config.hidden, config.features
@@ -126,7 +125,7 @@ class SoftRAM(GlimpseModel):
             self.extraction.bias.zero_()
             stride = max(height, width) / self.size  # nearly that of a grid over the whole image
             self.extraction.bias[4] = 2 * math.log(max(1.0, stride / 2))
-        self.classification_network = Head(D, features, classes + 1 if length else classes)
+        self.classification_network = Head(D, features, classes)
 
     def start(self, images_BCHW: Tensor, samples: int) -> State:
         """A state that has seen the coarse image or nothing, for M paths through each image; images are uint8."""
