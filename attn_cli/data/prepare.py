@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from attn_cli.data import prepared
+from attn_cli.data import prepared, writing
 from attn_cli.data.download import checked_file, download
 from attn_cli.data.prepared import Prepared
 from attn_cli.errors import Refused, nearest
@@ -44,7 +44,7 @@ def prepare(
             if name in prepared.SEQUENCES:
                 _build_house_numbers(name, root, from_dir, log, skip_faulty)
             else:
-                prepared.write(_build(name, root, from_dir, log), path)
+                writing.write(_build(name, root, from_dir, log), path)
             log(f"prepared {path}")
         for part in root.glob(f"{path.name}.*.part"):
             with suppress(OSError):

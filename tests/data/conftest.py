@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from attn_cli.data import prepared
+from attn_cli.data import prepared, writing
 from attn_cli.data.keys import draws
 from attn_cli.data.prepared import Prepared
 from attn_cli.data.splits import Data
@@ -33,7 +33,7 @@ def digit_root(tmp_path: Path) -> Path:
     """A data folder with the small digits prepared as "digits"."""
     root = tmp_path / "data"
     root.mkdir()
-    prepared.write(small_digits(), prepared.path_of("digits", root))
+    writing.write(small_digits(), prepared.path_of("digits", root))
     return root
 
 

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from attn_cli.commands.data import config_of
 from attn_cli.config import registry
 from attn_cli.config.schema import Scenes
-from attn_cli.data import prepared
+from attn_cli.data import prepared, writing
 from attn_cli.data.batches import Digits, Images, open_data
 from attn_cli.data.prepared import Prepared
 from attn_cli.data.splits import digest_of
@@ -68,7 +68,7 @@ def test_order_and_places_change_with_seed_epoch_and_step(tmp_path: Path) -> Non
     assert len({tuple(order) for order in orders}) == 4
     flat = {split: np.full((32, 28, 28), 9, np.uint8) for split in prepared.SPLITS}  # only the places are random
     labels = {split: np.zeros(32, np.uint8) for split in prepared.SPLITS}
-    prepared.write(Prepared("digits", "flat", ("0",), flat, labels), prepared.path_of("digits", tmp_path))
+    writing.write(Prepared("digits", "flat", ("0",), flat, labels), prepared.path_of("digits", tmp_path))
     data = small(tmp_path, height=60, width=60, translate=True)
     for one, other in (((0, 0, 0), (1, 0, 0)), ((0, 0, 0), (0, 1, 0)), ((0, 0, 0), (0, 0, 1))):
         assert not torch.equal(data.train_batch(*one, 16)[0], data.train_batch(*other, 16)[0])
@@ -114,7 +114,7 @@ def test_every_split_has_its_own_digits_and_clutter(tmp_path: Path) -> None:
     grey = {"train": 10, "validation": 90, "test": 250}
     images = {split: np.full((20, 28, 28), value, np.uint8) for split, value in grey.items()}
     labels = {split: np.zeros(20, np.uint8) for split in grey}
-    prepared.write(Prepared("digits", "flat", ("0",), images, labels), prepared.path_of("digits", tmp_path))
+    writing.write(Prepared("digits", "flat", ("0",), images, labels), prepared.path_of("digits", tmp_path))
     data = small(tmp_path, height=60, width=60, pieces=1, translate=True)
     assert set(data.train_batch(0, 0, 0, 20)[0].unique().tolist()) <= {0, 10, 20}
     assert set(data.fixed("validation")[0].unique().tolist()) <= {0, 90, 180}

@@ -15,7 +15,7 @@ import torch
 from attn_cli.commands.data import config_of
 from attn_cli.config import registry
 from attn_cli.config.schema import Pairs
-from attn_cli.data import pairs, prepared
+from attn_cli.data import pairs, prepared, writing
 from attn_cli.data.batches import Composed, open_data
 from attn_cli.data.keys import draws
 from attn_cli.data.pairs import PairLayout, Places, layout, render
@@ -147,7 +147,7 @@ def test_labels_name_the_digits_that_are_shown(label: str, tmp_path: Path) -> No
     """Digit k is a square of grey 20 + 20 k, so the image itself tells what is in it."""
     labels = {split: (np.arange(50) % 10).astype(np.uint8) for split in prepared.SPLITS}
     grey = {split: np.tile(20 + 20 * kept[:, None, None], (28, 28)).astype(np.uint8) for split, kept in labels.items()}
-    prepared.write(Prepared("digits", "flat", tuple("0123456789"), grey, labels), prepared.path_of("digits", tmp_path))
+    writing.write(Prepared("digits", "flat", tuple("0123456789"), grey, labels), prepared.path_of("digits", tmp_path))
     data = opened(tmp_path, label=label, pieces=0)
     for images, targets in (data.train_batch(1, 2, 0, 50), data.fixed("validation"), data.fixed("test")):
         for image, target in zip(images[:, 0], targets.tolist(), strict=True):
@@ -186,9 +186,7 @@ def test_an_epoch_shows_every_digit_once_as_the_first(tmp_path: Path) -> None:
     """Digit i is a square of grey i + 1; the first of scene i is own[i], so the epoch's sums hold each once."""
     images = {s: np.tile(np.arange(1, 101)[:, None, None], (28, 28)).astype(np.uint8) for s in prepared.SPLITS}
     labels = {s: np.zeros(100, np.uint8) for s in prepared.SPLITS}
-    prepared.write(
-        Prepared("digits", "flat", tuple("0123456789"), images, labels), prepared.path_of("digits", tmp_path)
-    )
+    writing.write(Prepared("digits", "flat", tuple("0123456789"), images, labels), prepared.path_of("digits", tmp_path))
     data = opened(tmp_path, pieces=0)
     assert data.steps_per_epoch(25) == 4 and data.steps_per_epoch(30) == 3 and data.steps_per_epoch(1000) == 1
     shown = torch.cat([data.train_batch(0, 3, step, 25)[0] for step in range(4)]).flatten(1)
@@ -204,9 +202,7 @@ def test_every_split_has_its_own_digits_and_clutter(tmp_path: Path) -> None:
     grey = {"train": 10, "validation": 70, "test": 250}
     images = {split: np.full((20, 28, 28), value, np.uint8) for split, value in grey.items()}
     labels = {split: np.zeros(20, np.uint8) for split in grey}
-    prepared.write(
-        Prepared("digits", "flat", tuple("0123456789"), images, labels), prepared.path_of("digits", tmp_path)
-    )
+    writing.write(Prepared("digits", "flat", tuple("0123456789"), images, labels), prepared.path_of("digits", tmp_path))
     data = opened(tmp_path, pieces=2)
     assert set(data.train_batch(0, 0, 0, 20)[0].unique().tolist()) <= {0, 10, 20, 30}
     assert set(data.fixed("validation")[0].unique().tolist()) <= {0, 70, 140, 210}

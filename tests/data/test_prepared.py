@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import stat
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,7 +14,7 @@ import h5py
 import numpy as np
 import pytest
 
-from attn_cli.data import prepared
+from attn_cli.data import prepared, writing
 from attn_cli.data.prepared import Prepared
 from attn_cli.errors import Refused
 
@@ -28,7 +27,7 @@ def example(count: int = 4) -> Prepared:
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    prepared.write(example(), tmp_path / "digits.h5")
+    writing.write(example(), tmp_path / "digits.h5")
     return tmp_path / "digits.h5"
 
 
@@ -44,11 +43,6 @@ def read(path: Path) -> Prepared:
 def test_round_trip(path: Path) -> None:
     assert same(read(path), example())
     assert [p.name for p in path.parent.iterdir()] == ["digits.h5"]
-
-
-def test_the_file_does_not_depend_on_when_it_was_written(path: Path, tmp_path: Path) -> None:
-    prepared.write(example(), tmp_path / "again.h5")
-    assert path.read_bytes() == (tmp_path / "again.h5").read_bytes()
 
 
 def test_a_missing_file_is_no_damage(tmp_path: Path) -> None:
@@ -181,50 +175,6 @@ def test_another_set_under_this_name(path: Path) -> None:
     path.rename(path.with_name("mnist.h5"))
     with pytest.raises(Refused, match="it holds 'digits'.*attn data prepare mnist"):
         read(path.with_name("mnist.h5"))
-
-
-def test_durable_before_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The order of calls: the file's content reaches the disk, then its name, then the folder."""
-    calls: list[str] = []
-    fsync, replace_ = os.fsync, os.replace
-
-    def recorded_fsync(handle: int) -> None:
-        calls.append("fsync folder" if stat.S_ISDIR(os.fstat(handle).st_mode) else "fsync file")
-        fsync(handle)
-
-    def recorded_replace(source: Path, target: Path) -> None:
-        assert source.parent == target.parent
-        calls.append("replace")
-        replace_(source, target)
-
-    monkeypatch.setattr(os, "fsync", recorded_fsync)
-    monkeypatch.setattr(os, "replace", recorded_replace)
-    prepared.write(example(), tmp_path / "digits.h5")
-    assert calls == ["fsync file", "replace", "fsync folder"]
-
-
-def test_full_disk(tmp_path: Path) -> None:
-    """The limit on file sizes stands for the full disk: a sentence, the old file intact, nothing else left."""
-    prepared.write(example(), tmp_path / "digits.h5")
-    before = (tmp_path / "digits.h5").read_bytes()
-    program = f"""
-import resource, signal, numpy as np
-from pathlib import Path
-from attn_cli.data import prepared
-from attn_cli.errors import Refused
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
-images = {{s: np.zeros((1000, 4, 4), np.uint8) for s in prepared.SPLITS}}
-labels = {{s: np.zeros(1000, np.uint8) for s in prepared.SPLITS}}
-try:
-    prepared.write(prepared.Prepared("digits", "", ("a",), images, labels), Path({str(tmp_path / "digits.h5")!r}))
-except Refused as refused:
-    print(refused)
-"""
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=_environment())
-    assert "digits.h5 cannot be written (File too large)" in done.stdout, done.stderr
-    assert [p.name for p in tmp_path.iterdir()] == ["digits.h5"]
-    assert (tmp_path / "digits.h5").read_bytes() == before
 
 
 def _environment() -> dict[str, str]:

@@ -16,7 +16,7 @@ import torch
 from attn_cli.commands.data import config_of
 from attn_cli.commands.data import main as data_command
 from attn_cli.config import registry, schema
-from attn_cli.data import layouts, prepared
+from attn_cli.data import layouts, prepared, writing
 from attn_cli.data.batches import Composed, open_data
 from attn_cli.data.keys import draws
 from attn_cli.data.prepared import Prepared
@@ -193,9 +193,7 @@ def test_labels_name_the_digits_that_are_shown(tmp_path: Path) -> None:
     kept = np.arange(50) % 10
     grey = np.tile((20 + 20 * kept)[:, None, None], (28, 28)).astype(np.uint8)
     images, labels = dict.fromkeys(prepared.SPLITS, grey), dict.fromkeys(prepared.SPLITS, kept.astype(np.uint8))
-    prepared.write(
-        Prepared("digits", "flat", tuple("0123456789"), images, labels), prepared.path_of("digits", tmp_path)
-    )
+    writing.write(Prepared("digits", "flat", tuple("0123456789"), images, labels), prepared.path_of("digits", tmp_path))
     data = opened(tmp_path, height=110, width=110)
     composer = data._composers["train"]
     assert isinstance(composer, Sequences)
@@ -237,9 +235,7 @@ def test_every_split_has_its_own_digits(tmp_path: Path) -> None:
     grey = {"train": 10, "validation": 60, "test": 110}
     images = {split: np.full((20, 28, 28), value, np.uint8) for split, value in grey.items()}
     labels = {split: (np.arange(20) % 10).astype(np.uint8) for split in grey}
-    prepared.write(
-        Prepared("digits", "flat", tuple("0123456789"), images, labels), prepared.path_of("digits", tmp_path)
-    )
+    writing.write(Prepared("digits", "flat", tuple("0123456789"), images, labels), prepared.path_of("digits", tmp_path))
     data = opened(tmp_path)
     for split, value in grey.items():
         shown = data.train_batch(0, 0, 0, 20)[0] if split == "train" else data.fixed(split)[0]

@@ -13,7 +13,7 @@ import torch
 from attn_cli.commands.data import config_of
 from attn_cli.config import registry
 from attn_cli.config.schema import Svhn
-from attn_cli.data import batches, photos, prepared
+from attn_cli.data import batches, photos, prepared, writing
 from attn_cli.data.batches import open_data
 from attn_cli.data.keys import below, draws, permutation
 from attn_cli.data.photos import crops
@@ -46,7 +46,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def store(root: Path, one: Prepared) -> None:
-    prepared.write(one, prepared.path_of(one.name, root))
+    writing.write(one, prepared.path_of(one.name, root))
 
 
 def opened(root: Path, name: str = "svhn", **keys: Any) -> photos.Svhn:

@@ -46,7 +46,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from attn_cli.data import prepared
+from attn_cli.data import prepared, writing
 from attn_cli.data.progress import counted
 from attn_cli.data.sources import digit_struct
 from attn_cli.data.sources.archive import STRUCT, Archive, Folder, Source
@@ -176,7 +176,7 @@ def _make_part(
         image = decoded(io.BytesIO(content), 0, where=where, formats=("PNG",))
         return row[number], cropped(image, digits[number].boxes, crop, grey, where)
 
-    def fill(put: prepared.Put) -> None:
+    def fill(put: writing.Put) -> None:
         put(f"{role}_labels", 0, labels)
         wanted = (item for item in source.images() if item[0] in row)
         done = 0
@@ -189,7 +189,7 @@ def _make_part(
     log(f"{split}: cutting out {len(row):,} of {len(numbers):,} images")
     origin += f", {len(row)} images" + (f" ({', '.join(omitted)} left out)" if omitted else "")
     shapes = {f"{role}_images": shape, f"{role}_labels": labels.shape}
-    prepared.write_filled(part, part.name, origin, CLASSES, shapes, fill)
+    writing.write_filled(part, part.name, origin, CLASSES, shapes, fill)
 
 
 def _inventory(
@@ -200,10 +200,10 @@ def _inventory(
     struct = part.with_name(f".{part.name}.{os.getpid()}.{STRUCT}.tmp")
     where = f"{source.path}: {STRUCT}"
     try:
-        with prepared.disk_named(struct), open(struct, "wb") as file:
+        with writing.disk_named(struct), open(struct, "wb") as file:
 
             def write(block: bytes) -> None:
-                with prepared.disk_named(struct):
+                with writing.disk_named(struct):
                     file.write(block)
 
             numbers = source.scan(write)
@@ -265,7 +265,7 @@ def _join(path: Path, name: str, recipe: str, parts: dict[str, prepared.Contents
             rest = parts[splits[0]].stored[f"{role}_{kind}"].shape[1:]
             shapes[f"{role}_{kind}"] = (sum(_count(parts[split], split) for split in splits), *rest)
 
-    def fill(put: prepared.Put) -> None:
+    def fill(put: writing.Put) -> None:
         for role, splits in order.items():
             for kind in ("images", "labels"):
                 array, row = f"{role}_{kind}", 0
@@ -276,7 +276,7 @@ def _join(path: Path, name: str, recipe: str, parts: dict[str, prepared.Contents
                         row += len(rows)
 
     about = [part.origin.removeprefix(f"{recipe}; ") for part in parts.values()]
-    prepared.write_filled(path, name, "; ".join([recipe, *about]), CLASSES, shapes, fill)
+    writing.write_filled(path, name, "; ".join([recipe, *about]), CLASSES, shapes, fill)
 
 
 def label_row(digits: Digits) -> np.ndarray:
