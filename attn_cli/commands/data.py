@@ -99,13 +99,15 @@ def _classes(config: Any) -> str:
 
 def _state(source: str, root: Path) -> str:
     try:
-        prepared.read(source, root, verify=source not in prepared.SEQUENCES)  # hashing gigabytes takes a while
+        small = prepared.path_of(source, root).stat().st_size <= prepared.MAPPED
+        prepared.read(source, root, verify=small)  # hashing gigabytes takes a while
     except FileNotFoundError:
         if source == "digits":
             return "embedded, rendered on first use"
-        from attn_cli.data.sources import mnist, svhn
+        from attn_cli.data.sources import cifar10, mnist, svhn
 
-        size = (svhn if source in prepared.SEQUENCES else mnist).DOWNLOAD_BYTES / 1e6
+        sizes = {"mnist": mnist.DOWNLOAD_BYTES, "cifar10": cifar10.ARCHIVE.size}
+        size = sizes.get(source, svhn.DOWNLOAD_BYTES) / 1e6
         return (
             f"downloads {size:,.1f} MB on first use" if size < 1000 else f"downloads {size / 1e3:.1f} GB on first use"
         )
@@ -162,7 +164,7 @@ def _info(name: str, root: Path, given_root: str | None) -> None:
     if isinstance(config, schema.PREPARED):
         source = prepared.read(source_name(config), root)
         table.add_row("made from", source.origin)
-        table.add_row("sha256 of the digits", source.content_sha256() + _recorded(source))
+        table.add_row("sha256 of the source", source.content_sha256() + _recorded(source))
     for split in ("validation", "test"):
         table.add_row(f"sha256 of {split}", data.digest(split))  # type: ignore[arg-type]
     show(table)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from attn_cli.config.fields import REQUIRED, bounded, choice
 from attn_cli.config.model_sections import WIDEST
@@ -83,6 +84,21 @@ class Svhn:
 
 
 @dataclass(frozen=True)
+class Cifar10:
+    """CIFAR-10: photos of ten kinds of things, as they are."""
+
+    source: ClassVar[str] = "cifar10"
+    height: ClassVar[int] = 32
+    width: ClassVar[int] = 32
+    name: str = "cifar10"
+    background: int = bounded(0, 0, 255)  # what the retina reads outside the image
+    root: str | None = None  # data folder; None: $ATTN_DATA or the user cache folder
+    download: bool = True
+    train_limit: int | None = bounded(None, 1, 10_000_000)  # use only the first n training images
+    retina: Retina = field(default_factory=lambda: Retina(8, 2))
+
+
+@dataclass(frozen=True)
 class HouseNumbers(Sequences):
     """Such numbers in one colour on painted house fronts: the stand-in for SVHN that needs no download."""
 
@@ -112,3 +128,6 @@ class Arrays(Folder):
     """A person's own images: an .npz or .h5 of images and labels (data=arrays)."""
 
     name: str = "arrays"
+
+
+AnyData = Scenes | Pairs | Sequences | Svhn | Cifar10 | Folder  # or the Config of an installed package's data

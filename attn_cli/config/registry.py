@@ -39,7 +39,7 @@ MODELS: dict[str, str] = {
 }
 DATA: dict[str, str] = {
     name: "attn_cli.data.batches:open_data"
-    for name in (*SCENES, *PAIRS, *SEQUENCES, *HOUSE_NUMBERS, *SVHN, "folder", "arrays")
+    for name in (*SCENES, *PAIRS, *SEQUENCES, *HOUSE_NUMBERS, *SVHN, "cifar10", "folder", "arrays")
 }
 
 _BUILT_IN = {"model": MODELS, "data": DATA}

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from attn_cli.config import registry
-from attn_cli.config.data_sections import Arrays, Folder, HouseNumbers, Pairs, Scenes, Sequences, Svhn
+from attn_cli.config.data_sections import AnyData, Arrays, Cifar10, Folder, HouseNumbers, Pairs, Scenes, Sequences, Svhn
 from attn_cli.config.data_sections import Retina as Retina  # packages of other people take it from here
 from attn_cli.config.fields import REQUIRED, bounded, build, checked, choice, full_key, required_key, unknown_key
 from attn_cli.config.model_sections import WIDEST, ConvNet, Dram, Ram, Rsam, SoftRam
@@ -76,9 +76,7 @@ class Config:
     model: Ram | Dram | SoftRam | Rsam | ConvNet = field(
         default_factory=Ram
     )  # or the Config of an installed package's model
-    data: Scenes | Pairs | Sequences | HouseNumbers | Svhn | Folder | Arrays = field(
-        default_factory=Scenes
-    )  # or the Config of an installed package's data
+    data: AnyData = field(default_factory=Scenes)
     scales: Scales = field(default_factory=Scales)
     glimpses: Glimpses = field(default_factory=Glimpses)
     trainer: Trainer = field(default_factory=Trainer)
@@ -97,7 +95,7 @@ class Evaluate:
 
     run: str | None = None  # run folder; None: the latest finished one in `outputs`
     outputs: str = "outputs"
-    data: Scenes | Pairs | Sequences | Svhn | Folder | Arrays | None = None  # another data set of the same classes
+    data: AnyData | None = None  # another data set of the same classes
     focus: bool = False  # read once, then again in a box around the path
     focus_size: int = bounded(54, 1, WIDEST)  # pixels a side of that box
     checkpoint: str = choice("best", "best", "last")
@@ -194,10 +192,11 @@ DATA: dict[str, type] = {
     **dict.fromkeys(registry.SEQUENCES, Sequences),
     **dict.fromkeys(registry.SVHN, Svhn),
     **dict.fromkeys(registry.HOUSE_NUMBERS, HouseNumbers),
+    "cifar10": Cifar10,
     "folder": Folder,
     "arrays": Arrays,
 }
-PREPARED = (Scenes, Pairs, Sequences, Svhn)  # made from prepared files: they have source, root and download
+PREPARED = (Scenes, Pairs, Sequences, Svhn, Cifar10)  # made from prepared files: they have source, root and download
 
 
 def load(config: Any) -> Config:

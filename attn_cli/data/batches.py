@@ -22,7 +22,7 @@ from attn_cli.data.scenes import CHUNK, Geometry, fixed_scenes, misfit, scenes
 from attn_cli.data.splits import Data, DataInfo, Fixed, Order, Split, digest_of
 from attn_cli.errors import Refused
 
-AnyPrepared = schema.Scenes | schema.Pairs | schema.Sequences | schema.Svhn
+AnyPrepared = schema.Scenes | schema.Pairs | schema.Sequences | schema.Svhn | schema.Cifar10
 
 
 class Digits:
@@ -126,7 +126,7 @@ class Composed:
 
 
 class Images:
-    """Images as they are (a person's own data): uint8 (N, C, H, W) and int64 (N,) for train, validation and test."""
+    """Images as they are (a person's own, CIFAR-10): uint8 (N, C, H, W), int64 (N,) for train, validation and test."""
 
     def __init__(
         self,
@@ -178,6 +178,11 @@ def open_data(config: Any, *, log: Log = print) -> Data:
         return _sequences(config, _source(config, log))
     if isinstance(config, schema.Svhn):
         return Svhn(config, _source(config, log))
+    if isinstance(config, schema.Cifar10):
+        source = _source(config, log)
+        pools = _pools(config, source)
+        images, labels = ({split: pool[i] for split, pool in pools.items()} for i in (0, 1))
+        return Images(config.name, images, labels, source.class_names, config.background)
     if isinstance(config, schema.Arrays):
         from attn_cli.data.sources import arrays
 
@@ -222,9 +227,9 @@ def _sequences(config: schema.Sequences, source: prepared.Prepared) -> Composed:
 
 
 def _pools(
-    config: schema.Pairs | schema.Sequences, source: prepared.Prepared
+    config: schema.Pairs | schema.Sequences | schema.Cifar10, source: prepared.Prepared
 ) -> dict[Split, tuple[np.ndarray, np.ndarray]]:
-    """Digits and labels of each split."""
+    """Images and labels of each split."""
     limits = {split: config.train_limit if split == "train" else None for split in prepared.SPLITS}
     return {split: (source.images[split][:limit], source.labels[split][:limit]) for split, limit in limits.items()}
 

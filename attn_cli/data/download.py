@@ -8,6 +8,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,13 @@ from attn_cli.errors import Refused
 ROUNDS = 2  # times that every mirror is tried
 PAUSE = 1.0  # seconds between rounds
 TIMEOUT = (10, 60)  # seconds to connect, between two packets
+
+
+@dataclass(frozen=True)
+class Original:
+    name: str
+    md5: str
+    size: int  # bytes
 
 
 def checked_file(path: Path, md5: str) -> Path:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from attn_cli.data import prepared, writing
-from attn_cli.data.download import checked_file, download
+from attn_cli.data.download import Original, checked_file, download
 from attn_cli.data.prepared import Prepared
 from attn_cli.errors import Refused, nearest
 
 Log = Callable[[str], object]
-SOURCES = ("mnist", "digits", *prepared.SEQUENCES)
+SOURCES = tuple(prepared.FORMS)
 
 
 def prepare(
@@ -22,7 +22,7 @@ def prepare(
 ) -> Path:
     """The path of the prepared file of the source, one of SOURCES, made first if it is missing or damaged.
 
-    `from_dir` holds the original files (mnist, svhn), which are then checked and used instead of downloaded ones. Of
+    `from_dir` holds the original files (mnist, svhn, …), which are then checked and used instead of downloaded ones. Of
     several processes one works and the others wait and use its result; killed half-way, nothing is left that counts.
     `skip_faulty` leaves out images whose annotation is wrong (svhn). Raises Refused.
     """
@@ -69,13 +69,23 @@ def _build(name: str, root: Path, from_dir: Path | None, log: Log) -> Prepared:
 
         log(f"rendering {sum(digits.COUNTS.values()):,} digits into {root} (a few seconds, once)")
         return digits.build()
+    if name == "cifar10":
+        from attn_cli.data.sources import cifar10
+
+        return cifar10.build(_original(cifar10.ARCHIVE, cifar10.MIRRORS, name, root, from_dir, log))
     from attn_cli.data.sources import mnist
 
+    return mnist.build(lambda original: _original(original, mnist.MIRRORS, name, root, from_dir, log))
+
+
+def _original(
+    original: Original, mirrors: Sequence[str], name: str, root: Path, from_dir: Path | None, log: Log
+) -> Path:
+    """The original file with the right checksum, out of `from_dir` or fetched; raises Refused."""
     if from_dir is not None:
-        return mnist.build(lambda original: checked_file(from_dir / original.name, original.md5))
-    folder = root / "downloads" / "mnist"
-    log(f"downloading MNIST ({mnist.DOWNLOAD_BYTES / 1e6:.1f} MB) into {folder}")
-    return mnist.build(lambda o: download(o.name, o.md5, o.size, mnist.MIRRORS, folder, log=log))
+        return checked_file(from_dir / original.name, original.md5)
+    folder = root / "downloads" / name
+    return download(original.name, original.md5, original.size, mirrors, folder, data=name, log=log)
 
 
 def _build_house_numbers(name: str, root: Path, from_dir: Path | None, log: Log, skip_faulty: bool) -> None:

@@ -1,13 +1,15 @@
 """One verified .h5 per source: fixed layout, a sha256 over everything in it, checked before anything is used.
 
 Layout: for each split of train, validation, test the data sets `<split>_images` uint8 (N, H, W) or (N, C, H, W) and
-`<split>_labels` uint8 (N,) or (N, L+1), stored contiguously and uncompressed, and one attribute `about`: JSON bytes
-with format, name, origin, class_names and sha256. Nothing else is read, and nothing is read before its type, shape and
-storage are checked. What is large is mapped when it is read, so no data set needs memory for all its images;
-`attn_cli.data.writing` makes such files.
+`<split>_labels` uint8 (N,) or (N, L+1), of some sources also `<split>_boxes` uint8 (N, 4), stored contiguously and
+uncompressed, and one attribute `about`: JSON bytes with format, name, origin, class_names and sha256. Which of these a
+source has is its `Form`. Nothing else is read, and nothing is read before its type, shape and storage are checked. What
+is large is mapped when it is read, so no data set needs memory for all its images; `attn_cli.data.writing` makes such
+files.
 
-Data sets of sequences have no split of their own for validation, and labels (N, L+1): the classes from left to right,
-then K (the end), then EMPTY; see `DataInfo.length`.
+Some sources have no split of their own for validation: it is drawn from train when the data is opened. Labels of
+sequences (N, L+1) are the classes from left to right, then K (the end), then EMPTY; see `DataInfo.length`. Boxes are
+the first and last column and row that an object covers: left, top, right, bottom, all within the image.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -36,26 +38,41 @@ BLOCK = 16 << 20  # bytes read at a time
 
 SEQUENCES = ("svhn", "svhn_110", "svhn_128", "svhn_rgb", "svhn_110_rgb", "svhn_128_rgb")  # sources with such labels
 
+
+@dataclass(frozen=True)
+class Form:
+    """Which arrays a prepared file has: for each split those of `dims`, kind → how many dimensions it may have."""
+
+    splits: tuple[str, ...]
+    dims: Mapping[str, tuple[int, ...]]
+
+
+NUMBERS = Form(("train", "test"), {"images": (3, 4), "labels": (2,)})
+FORMS = {
+    "mnist": Form(SPLITS, {"images": (3,), "labels": (1,)}),
+    "digits": Form(SPLITS, {"images": (3,), "labels": (1,)}),
+    "cifar10": Form(SPLITS, {"images": (4,), "labels": (1,)}),
+    **dict.fromkeys(SEQUENCES, NUMBERS),
+}
+
 _verified: set[tuple[str, int, int, int]] = set()  # files whose hash was checked by this process
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """Images and labels of one source, per split, all uint8: (N, H, W) or (N, C, H, W), and (N,) or (N, L+1)."""
+    """Images, labels and boxes of one source, per split, all uint8 and shaped as the module's head says."""
 
     name: str
     origin: str  # what the arrays were made from, and with what
     class_names: tuple[str, ...]
     images: dict[str, np.ndarray]
     labels: dict[str, np.ndarray]
+    boxes: dict[str, np.ndarray] = field(default_factory=dict)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Under the names that they have in the file, in its order."""
-        found: dict[str, np.ndarray] = {}
-        for split in SPLITS:
-            if split in self.images:
-                found |= {f"{split}_images": self.images[split], f"{split}_labels": self.labels[split]}
-        return found
+        kinds = {"images": self.images, "labels": self.labels, "boxes": self.boxes}
+        return {f"{split}_{kind}": kinds[kind][split] for split in SPLITS for kind in kinds if split in kinds[kind]}
 
     def content_sha256(self) -> str:
         """Over name, dtype, shape and bytes of every array, and nothing else."""
@@ -172,19 +189,17 @@ def read(name: str, root: Path, *, verify: bool = True) -> Prepared:
     with _damage_named(name, path, root):
         state = path.stat()
         identity = (str(path), state.st_ino, state.st_size, state.st_mtime_ns)
-        sequences = name in SEQUENCES
-        contents = contents_of(path, ("train", "test") if sequences else SPLITS, sequences)
+        contents = contents_of(path, FORMS[name])
         if contents.name != name:
             raise ValueError(f"it holds {contents.name!r}")
         verify = verify and identity not in _verified
         if verify and state.st_size > MAPPED:
             contents.verify()
         arrays = {array: stored.array(state.st_size > MAPPED) for array, stored in contents.stored.items()}
-        images = {split: arrays[f"{split}_images"] for split in SPLITS if f"{split}_images" in arrays}
-        labels = {split: arrays[f"{split}_labels"] for split in images}
-        prepared = Prepared(name, contents.origin, contents.class_names, images, labels)
-        for split in images:
-            _check_labels(split, labels[split], len(contents.class_names))
+        kinds = {kind: {split: arrays[f"{split}_{kind}"] for split in FORMS[name].splits} for kind in FORMS[name].dims}
+        prepared = Prepared(name, contents.origin, contents.class_names, **kinds)
+        for split, labels in prepared.labels.items():
+            _check_labels(split, labels, len(contents.class_names))
         if verify and state.st_size <= MAPPED:
             actual = prepared.sha256()
             if actual != contents.sha256:
@@ -211,7 +226,7 @@ def _damage_named(name: str, path: Path, root: Path) -> Iterator[None]:
         ) from error
 
 
-def contents_of(path: Path, splits: Sequence[str], sequences: bool) -> Contents:
+def contents_of(path: Path, form: Form) -> Contents:
     """What the file holds, without reading its arrays; raises ValueError, OSError or what else h5py has."""
     with open_hdf5(path) as file:
         # Text of a fixed length: what has a variable length lies in HDF5's heap, which no checksum guards and where
@@ -224,20 +239,22 @@ def contents_of(path: Path, splits: Sequence[str], sequences: bool) -> Contents:
             raise ValueError(f"its format is {about.get('format')!r}, this version reads {FORMAT}")
         stored = {}
         left = path.stat().st_size
-        for split in splits:
-            for kind, dims in (("images", (3, 4) if sequences else (3,)), ("labels", (2,) if sequences else (1,))):
+        for split in form.splits:
+            for kind, dims in form.dims.items():
                 name = f"{split}_{kind}"
                 data = plain(file, name, dims=dims, dtype=np.uint8, limit=left, contiguous=True)
                 stored[name] = Stored(path, data.id.get_offset() or 0, data.shape)
                 left -= math.prod(data.shape)
-            images, labels = stored[f"{split}_images"].shape, stored[f"{split}_labels"].shape
-            first = stored[f"{splits[0]}_images"].shape
-            if images[0] != labels[0]:
-                raise ValueError(f"{split} has {images[0]} images and {labels[0]} labels")
-            if not math.prod(images) or not math.prod(labels):
-                raise ValueError(f"{split} is empty")
-            if images[1:] != first[1:]:
-                raise ValueError(f"{split} images are {images[1:]}, {splits[0]} images {first[1:]}")
+            shapes = {kind: stored[f"{split}_{kind}"].shape for kind in form.dims}
+            for kind, shape in shapes.items():
+                if shape[0] != shapes["images"][0]:
+                    raise ValueError(f"{split} has {shapes['images'][0]} images and {shape[0]} {kind}")
+            for kind, shape in shapes.items():
+                first = stored[f"{form.splits[0]}_{kind}"].shape
+                if not math.prod(shape):
+                    raise ValueError(f"{split} is empty")
+                if shape[1:] != first[1:]:
+                    raise ValueError(f"{split} {kind} are {shape[1:]}, {form.splits[0]} {kind} {first[1:]}")
     names = tuple(str(name) for name in about["class_names"])
     return Contents(str(about["name"]), str(about["origin"]), names, str(about["sha256"]), stored)
 

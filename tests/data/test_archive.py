@@ -14,6 +14,7 @@ import pytest
 from svhn_archives import Member, archive, member, members_of, photo, struct_of
 
 from attn_cli.data.sources import archive as module
+from attn_cli.data.sources import tarball
 from attn_cli.data.sources.archive import Archive, Folder
 from attn_cli.errors import Refused
 
@@ -186,7 +187,7 @@ def test_a_sparse_member_is_not_read(tmp_path: Path) -> None:
 
 def test_a_bomb_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """100 MB of zeros in 100 kB, with the limit set to 50 MB; memory stays flat."""
-    monkeypatch.setattr(module, "MAX_UNPACKED", 50 << 20)
+    monkeypatch.setattr(tarball, "MAX_UNPACKED", 50 << 20)
     path = tmp_path / "train.tar.gz"
     with gzip.open(path, "wb") as file:
         info = tarfile.TarInfo("train/bomb")

@@ -8,11 +8,11 @@ from __future__ import annotations
 import gzip
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from attn_cli.data.download import Original
 from attn_cli.data.prepared import Prepared
 from attn_cli.errors import Refused
 
@@ -23,13 +23,6 @@ MIRRORS = (
     "https://ossci-datasets.s3.amazonaws.com/mnist/",
     "https://storage.googleapis.com/cvdf-datasets/mnist/",
 )
-
-
-@dataclass(frozen=True)
-class Original:
-    name: str
-    md5: str
-    size: int  # bytes
 
 
 FILES = {

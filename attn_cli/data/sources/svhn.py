@@ -39,7 +39,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -115,7 +115,7 @@ def build(name: str, root: Path, fetch: Callable[[Original], Path], log: Log, sk
             log(f"{split}: finished before, {_count(found, split):,} images")
         else:
             _make_part(part, split, source, wanted, crop, grey, log, skip_faulty)
-            found = prepared.contents_of(part, (_role(split),), True)
+            found = _contents(part, split)
         parts[split] = found
     _join(path, name, recipe, parts)
 
@@ -143,13 +143,17 @@ def open_source(path: Path, split: str, original: Original, log: Log) -> Source:
 def _finished(part: Path, split: str, origin: str) -> prepared.Contents | None:
     """The part that an earlier preparation finished, if it is there, was made alike and is undamaged."""
     try:
-        contents = prepared.contents_of(part, (_role(split),), True)
+        contents = _contents(part, split)
         if not contents.origin.startswith(f"{origin}, "):
             return None
         contents.verify()
     except Exception:  # h5py raises nearly every type for a damaged file
         return None
     return contents
+
+
+def _contents(part: Path, split: str) -> prepared.Contents:
+    return prepared.contents_of(part, replace(prepared.NUMBERS, splits=(_role(split),)))
 
 
 def _make_part(
