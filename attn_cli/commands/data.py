@@ -94,19 +94,19 @@ def _classes(config: Any) -> str:
         from attn_cli.data.pairs import class_names
 
         return str(len(class_names(config.label)))
-    return "10"
+    return "200" if isinstance(config, schema.Cub200) else "10"
 
 
 def _state(source: str, root: Path) -> str:
     try:
-        small = prepared.path_of(source, root).stat().st_size <= prepared.MAPPED
-        prepared.read(source, root, verify=small)  # hashing gigabytes takes a while
+        large = (*prepared.SEQUENCES, "cub200")  # hashing gigabytes takes a while
+        prepared.read(source, root, verify=source not in large)
     except FileNotFoundError:
         if source == "digits":
             return "embedded, rendered on first use"
-        from attn_cli.data.sources import cifar10, mnist, svhn
+        from attn_cli.data.sources import cifar10, cub200, mnist, svhn
 
-        sizes = {"mnist": mnist.DOWNLOAD_BYTES, "cifar10": cifar10.ARCHIVE.size}
+        sizes = {"mnist": mnist.DOWNLOAD_BYTES, "cifar10": cifar10.ARCHIVE.size, "cub200": cub200.ARCHIVE.size}
         size = sizes.get(source, svhn.DOWNLOAD_BYTES) / 1e6
         return (
             f"downloads {size:,.1f} MB on first use" if size < 1000 else f"downloads {size / 1e3:.1f} GB on first use"
@@ -143,12 +143,13 @@ def _info(name: str, root: Path, given_root: str | None) -> None:
     if name in OWN:
         raise Refused(f"data={name} is your own data: give its path, `attn data info PATH`.")
     if not known and path.is_dir():
-        config = schema.Folder(path=name)
+        config = schema.Cub200(path=name) if (path / "images.txt").is_file() else schema.Folder(path=name)
     elif not known and path.is_file():
         config = schema.Arrays(path=name)
     else:
         config = config_of(name)
-    if isinstance(config, schema.PREPARED):
+    made = known and isinstance(config, schema.PREPARED)
+    if made:
         config = dataclasses.replace(config, root=given_root, download=False)
         path = prepared.path_of(source_name(config), root)
     data = open_data(config)
@@ -161,7 +162,7 @@ def _info(name: str, root: Path, given_root: str | None) -> None:
     if info.length:
         table.add_row("labels", f"up to {info.length} from left to right")
     table.add_row("file", str(path))
-    if isinstance(config, schema.PREPARED):
+    if made:
         source = prepared.read(source_name(config), root)
         table.add_row("made from", source.origin)
         table.add_row("sha256 of the source", source.content_sha256() + _recorded(source))

@@ -99,6 +99,22 @@ class Cifar10:
 
 
 @dataclass(frozen=True)
+class Cub200:
+    """Caltech-UCSD Birds 200-2011: photos of 200 kinds of birds, resized to 256×256."""
+
+    source: ClassVar[str] = "cub200"
+    name: str = "cub200"
+    path: str | None = None  # a folder in the layout of the original archive, used as it is; None: the original
+    height: int = bounded(224, 8, 256)  # random parts train, mirrored or not; the centre is evaluated
+    width: int = bounded(224, 8, 256)
+    background: int = bounded(0, 0, 255)  # what the retina reads outside the image
+    root: str | None = None  # data folder; None: $ATTN_DATA or the user cache folder
+    download: bool = True
+    train_limit: int | None = bounded(None, 1, 10_000_000)  # use only the first n training images
+    retina: Retina = field(default_factory=lambda: Retina(32, 3))
+
+
+@dataclass(frozen=True)
 class HouseNumbers(Sequences):
     """Such numbers in one colour on painted house fronts: the stand-in for SVHN that needs no download."""
 
@@ -130,4 +146,4 @@ class Arrays(Folder):
     name: str = "arrays"
 
 
-AnyData = Scenes | Pairs | Sequences | Svhn | Cifar10 | Folder  # or the Config of an installed package's data
+AnyData = Scenes | Pairs | Sequences | Svhn | Cifar10 | Cub200 | Folder  # or the Config of an installed package's data

@@ -20,6 +20,7 @@ SCENES = (
     "translated_mnist",
     "cluttered_mnist",
     "cluttered_mnist_100",
+    "cluttered_single",
     "digits",
     "translated_digits",
     "cluttered_digits",
@@ -39,7 +40,7 @@ MODELS: dict[str, str] = {
 }
 DATA: dict[str, str] = {
     name: "attn_cli.data.batches:open_data"
-    for name in (*SCENES, *PAIRS, *SEQUENCES, *HOUSE_NUMBERS, *SVHN, "cifar10", "folder", "arrays")
+    for name in (*SCENES, *PAIRS, *SEQUENCES, *HOUSE_NUMBERS, *SVHN, "cifar10", "cub200", "folder", "arrays")
 }
 
 _BUILT_IN = {"model": MODELS, "data": DATA}

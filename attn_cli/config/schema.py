@@ -13,7 +13,18 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from attn_cli.config import registry
-from attn_cli.config.data_sections import AnyData, Arrays, Cifar10, Folder, HouseNumbers, Pairs, Scenes, Sequences, Svhn
+from attn_cli.config.data_sections import (
+    AnyData,
+    Arrays,
+    Cifar10,
+    Cub200,
+    Folder,
+    HouseNumbers,
+    Pairs,
+    Scenes,
+    Sequences,
+    Svhn,
+)
 from attn_cli.config.data_sections import Retina as Retina  # packages of other people take it from here
 from attn_cli.config.fields import REQUIRED, bounded, build, checked, choice, full_key, required_key, unknown_key
 from attn_cli.config.model_sections import WIDEST, ConvNet, Dram, Ram, Rsam, SoftRam
@@ -193,10 +204,11 @@ DATA: dict[str, type] = {
     **dict.fromkeys(registry.SVHN, Svhn),
     **dict.fromkeys(registry.HOUSE_NUMBERS, HouseNumbers),
     "cifar10": Cifar10,
+    "cub200": Cub200,
     "folder": Folder,
     "arrays": Arrays,
 }
-PREPARED = (Scenes, Pairs, Sequences, Svhn, Cifar10)  # made from prepared files: they have source, root and download
+PREPARED = (Scenes, Pairs, Sequences, Svhn, Cifar10, Cub200)  # made from files that have source, root and download
 
 
 def load(config: Any) -> Config:

@@ -7,6 +7,7 @@ order of an epoch and the random numbers of a scene come from `keys`, so a resum
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -16,13 +17,13 @@ from torch import Tensor
 from attn_cli.config import registry, schema
 from attn_cli.data import house_numbers, pairs, prepared, sequences
 from attn_cli.data.layouts import LONGEST
-from attn_cli.data.photos import Svhn
+from attn_cli.data.photos import Birds, Svhn
 from attn_cli.data.prepare import Log, prepare
 from attn_cli.data.scenes import CHUNK, Geometry, fixed_scenes, misfit, scenes
 from attn_cli.data.splits import Data, DataInfo, Fixed, Order, Split, digest_of
 from attn_cli.errors import Refused
 
-AnyPrepared = schema.Scenes | schema.Pairs | schema.Sequences | schema.Svhn | schema.Cifar10
+AnyPrepared = schema.Scenes | schema.Pairs | schema.Sequences | schema.Svhn | schema.Cifar10 | schema.Cub200
 
 
 class Digits:
@@ -178,6 +179,12 @@ def open_data(config: Any, *, log: Log = print) -> Data:
         return _sequences(config, _source(config, log))
     if isinstance(config, schema.Svhn):
         return Svhn(config, _source(config, log))
+    if isinstance(config, schema.Cub200):
+        if config.path is None:
+            return Birds(config, _source(config, log))
+        from attn_cli.data.sources import cub200
+
+        return Birds(config, cub200.load(Path(config.path).expanduser(), log))
     if isinstance(config, schema.Cifar10):
         source = _source(config, log)
         pools = _pools(config, source)

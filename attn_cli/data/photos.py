@@ -1,7 +1,8 @@
-"""Photos of house numbers as batches: random crops train, crops from the centre validate and test."""
+"""Photos of house numbers and birds as batches: random crops train, crops from the centre validate and test."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Self
 
 import numpy as np
@@ -15,14 +16,20 @@ from attn_cli.data.splits import DataInfo, Fixed, Order, Split
 from attn_cli.errors import Refused
 
 
-class Svhn:
-    """Photos of house numbers: random crops of them for training, crops from the centre for the other splits.
+class Photos:
+    """Photos of one size: random crops of them for training, crops from the centre for the other splits.
 
-    The images that validate are drawn from those that train, the same ones whatever the crop and the run's seed.
+    The images that validate are drawn from those that train, the same ones whatever the crop and the run's seed: a
+    tenth of them.
     """
 
-    def __init__(self, config: schema.Svhn, source: prepared.Prepared):
-        """Raises Refused if the configured sizes cannot work with these images."""
+    def __init__(
+        self, config: schema.Svhn | schema.Cub200, source: prepared.Prepared, key: str, most: int | None = None
+    ):
+        """`key` names the draw of the images that validate, `most` says how many at most.
+
+        Raises Refused if the configured sizes cannot work with these images.
+        """
         pool, test = source.images["train"], source.images["test"]
         height, width = pool.shape[-2:]
         if config.height > height or config.width > width:
@@ -38,8 +45,8 @@ class Svhn:
             "test": torch.from_numpy(test).view(len(test), -1, height, width),
         }
         self.height, self.width = config.height, config.width
-        count = max(min(config.validation, len(pool) // 10), 1)
-        drawn = permutation(len(pool), "svhn", "validation")
+        count = max(min(len(pool) // 10, most or len(pool)), 1)
+        drawn = permutation(len(pool), key, "validation")
         self._rows = {"validation": np.sort(drawn[:count]), "train": np.sort(drawn[count:])[: config.train_limit]}
         rows = {**self._rows, "test": np.arange(len(test))}
         of = {"train": source.labels["train"], "validation": source.labels["train"], "test": source.labels["test"]}
@@ -55,7 +62,7 @@ class Svhn:
             source.class_names,
             config.background,
             **counts,
-            length=source.labels["train"].shape[1] - 1,
+            length=source.labels["train"].shape[1] - 1 if source.labels["train"].ndim > 1 else 0,
         )
         self._order = Order(counts["train"])
         self._fixed = Fixed(self._fixed_split)
@@ -90,12 +97,67 @@ class Svhn:
         return self._fixed.digest(split)
 
     def _fixed_split(self, split: Split) -> tuple[Tensor, Tensor]:
-        pool = self.images["test" if split == "test" else "train"]
-        rows = torch.from_numpy(self._rows[split]).to(pool.device) if split != "test" else None
-        top, left = (pool.shape[-2] - self.height) // 2, (pool.shape[-1] - self.width) // 2
-        images = pool if rows is None else pool.index_select(0, rows)
-        images = images[..., top : top + self.height, left : left + self.width].contiguous()
-        return images.to(self.labels[split].device), self.labels[split]
+        return self.part(split, *self.centre()), self.labels[split]
+
+    def centre(self) -> tuple[int, int]:
+        """Top row and left column of the crop from the centre."""
+        height, width = self.images["train"].shape[-2:]
+        return (height - self.height) // 2, (width - self.width) // 2
+
+    def part(self, split: Split, top: int, left: int) -> Tensor:
+        """uint8 (N, C, height, width): the same part of every image of the split, in the order of its labels."""
+        images = self.images["test" if split == "test" else "train"]
+        images = images[..., top : top + self.height, left : left + self.width]
+        if split != "test":
+            images = images.index_select(0, torch.from_numpy(self._rows[split]).to(images.device))
+        return images.contiguous().to(self.labels[split].device)
+
+
+class Svhn(Photos):
+    """Photos of house numbers; labels are sequences."""
+
+    def __init__(self, config: schema.Svhn, source: prepared.Prepared):
+        super().__init__(config, source, "svhn", config.validation)
+
+
+class Birds(Photos):
+    """Photos of birds: a crop for training is mirrored with probability 1/2; there is a box around each bird."""
+
+    def __init__(self, config: schema.Cub200, source: prepared.Prepared):
+        super().__init__(config, source, "cub200")
+        self._boxes = {
+            split: source.boxes["test" if split == "test" else "train"][self._rows.get(split, slice(None))]
+            for split in prepared.SPLITS
+        }
+
+    def train_batch(self, seed: int, epoch: int, step: int, batch_size: int) -> tuple[Tensor, Tensor]:
+        images, labels = super().train_batch(seed, epoch, step, batch_size)
+        mirrored = torch.from_numpy(below(2, (len(images),), "mirror", seed, epoch, step)).to(images.device)
+        return torch.where(mirrored.bool()[:, None, None, None], images.flip(-1), images), labels
+
+    def ten_crops(self, split: Split) -> Iterator[Tensor]:
+        """Ten times uint8 (N, C, height, width): corners and centre, then their mirrors (Krizhevsky et al. 2012).
+
+        The images of each are in the order of the split's labels; each is made when it is asked for.
+        """
+        height, width = self.images["train"].shape[-2:]
+        bottom, right = height - self.height, width - self.width
+        corners = ((0, 0), (0, right), (bottom, 0), (bottom, right), self.centre())
+        for mirrored in (False, True):
+            for top, left in corners:
+                images = self.part(split, top, left)
+                yield images.flip(-1) if mirrored else images
+
+    def boxes(self, split: Split) -> Tensor:
+        """int64 (N, 4) left, top, right, bottom edge of the bird in the fixed images, in pixels from their corner.
+
+        A bird that lies outside the fixed image has a box without area.
+        """
+        top, left = self.centre()
+        boxes = torch.from_numpy(self._boxes[split].astype(np.int64))
+        boxes[:, 2:] += 1  # from the last pixel to the edge behind it
+        boxes -= torch.tensor([left, top, left, top])
+        return boxes.clamp(min=0).minimum(torch.tensor([self.width, self.height] * 2)).to(self.labels[split].device)
 
 
 def _fits(images: Tensor, device: torch.device) -> bool:
@@ -120,7 +182,8 @@ def crops(pool: Tensor, rows: Tensor, corners: np.ndarray, height: int, width: i
 
 
 def _label_rows(labels: np.ndarray) -> Tensor:
-    """int64 (N, L+1) with -1 after the end, of uint8 with EMPTY there."""
+    """int64 (N,), or (N, L+1) with -1 after the end, of uint8 with EMPTY there."""
     wide = labels.astype(np.int64)
-    wide[labels == prepared.EMPTY] = -1
+    if labels.ndim > 1:
+        wide[labels == prepared.EMPTY] = -1
     return torch.from_numpy(wide)

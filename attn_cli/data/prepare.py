@@ -43,6 +43,10 @@ def prepare(
                 stale.unlink()
             if name in prepared.SEQUENCES:
                 _build_house_numbers(name, root, from_dir, log, skip_faulty)
+            elif name == "cub200":
+                from attn_cli.data.sources import cub200
+
+                cub200.build(_original(cub200.ARCHIVE, cub200.MIRRORS, name, root, from_dir, log), path, log)
             else:
                 writing.write(_build(name, root, from_dir, log), path)
             log(f"prepared {path}")

@@ -52,6 +52,7 @@ FORMS = {
     "mnist": Form(SPLITS, {"images": (3,), "labels": (1,)}),
     "digits": Form(SPLITS, {"images": (3,), "labels": (1,)}),
     "cifar10": Form(SPLITS, {"images": (4,), "labels": (1,)}),
+    "cub200": Form(("train", "test"), {"images": (4,), "labels": (1,), "boxes": (2,)}),
     **dict.fromkeys(SEQUENCES, NUMBERS),
 }
 
@@ -200,6 +201,8 @@ def read(name: str, root: Path, *, verify: bool = True) -> Prepared:
         prepared = Prepared(name, contents.origin, contents.class_names, **kinds)
         for split, labels in prepared.labels.items():
             _check_labels(split, labels, len(contents.class_names))
+        for split, boxes in prepared.boxes.items():
+            _check_boxes(split, boxes, *prepared.images[split].shape[-2:])
         if verify and state.st_size <= MAPPED:
             actual = prepared.sha256()
             if actual != contents.sha256:
@@ -264,3 +267,8 @@ def _check_labels(split: str, labels: np.ndarray, classes: int) -> None:
     outside = labels >= classes if labels.ndim == 1 else (labels > classes + 1) & (labels != EMPTY)
     if outside.any():
         raise ValueError(f"{split} has a label {labels[outside].max()}, the classes are 0 to {classes - 1}")
+
+
+def _check_boxes(split: str, boxes: np.ndarray, height: int, width: int) -> None:
+    if boxes.shape[1] != 4 or (boxes[:, 2:] < boxes[:, :2]).any() or (boxes[:, 2:] >= (width, height)).any():
+        raise ValueError(f"{split} has a box that does not lie within its image")

@@ -39,7 +39,7 @@ def test_every_configured_scene(name: str, digit_root: Path) -> None:
     config = dataclasses.replace(config_of(name), source="digits", root=str(digit_root))
     data = open_data(config)
     info = data.info
-    side = {"mnist": 28, "digits": 28}.get(name, 100 if name.endswith("100") else 60)
+    side = {"mnist": 28, "digits": 28, "cluttered_single": 100}.get(name, 100 if name.endswith("100") else 60)
     assert (info.name, info.channels, info.height, info.width, info.classes) == (name, 1, side, side, 10)
     assert (info.train, info.validation, info.test, info.background) == (60, 20, 30, 0)
     images, labels = data.train_batch(0, 0, 0, 16)
@@ -130,6 +130,17 @@ def test_fixed_scenes_do_not_depend_on_the_run(digit_root: Path) -> None:
     assert first.digest("test") == small(digit_root, **keys).digest("test")
     assert first.digest("test")[:16] == "7f94ac18446f55de"
     assert first.digest("validation")[:16] == "2c851a05143f9c22"
+
+
+def test_cluttered_single_has_the_scenes_of_cluttered_mnist_100(digit_root: Path) -> None:
+    one, other = (
+        open_data(dataclasses.replace(config_of(name), source="digits", root=str(digit_root)))
+        for name in ("cluttered_single", "cluttered_mnist_100")
+    )
+    assert [one.digest(split) for split in ("validation", "test")] == [
+        other.digest(split) for split in ("validation", "test")
+    ]
+    assert torch.equal(one.train_batch(1, 2, 0, 16)[0], other.train_batch(1, 2, 0, 16)[0])
 
 
 def test_a_class_that_never_occurs(digit_root: Path) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from attn_cli.data.download import Original
 from attn_cli.data.prepared import Prepared
-from attn_cli.data.sources.tarball import damage_named, members, plain_name, refuse_strange
+from attn_cli.data.sources.tarball import damage_named, members, plain_name
 
 ARCHIVE = Original("cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530", 170_052_171)
 MIRRORS = ("https://www.cs.toronto.edu/~kriz/",)
@@ -68,6 +68,10 @@ def _records(path: Path) -> Iterator[tuple[int, np.ndarray]]:
 
 
 def _limit(info: tarfile.TarInfo) -> int | None:
-    refuse_strange(info)
+    """How large a member may be, None if it is not to be read; raises ValueError for one that does not belong there."""
+    if not (info.isreg() or info.isdir()):
+        raise ValueError(f"{info.name} is neither a file nor a folder")
+    if info.name.startswith("/") or ".." in info.name.split("/"):
+        raise ValueError(f"{info.name} leads out of the archive")
     folder, _, name = plain_name(info).partition("/")
     return MAX_FILE if folder == "cifar-10-batches-bin" and name in FILES else None

@@ -161,8 +161,17 @@ def decode(path: Path, background: int) -> np.ndarray:
         return decoded(path, background, str(path))
 
 
-def decoded(file: Path | BinaryIO, background: int, where: str, formats: Iterable[str] = tuple(FORMATS)) -> np.ndarray:
-    """Like `decode`, of a file that messages call `where`; does not touch Python's warnings, so threads may call it."""
+def decoded(
+    file: Path | BinaryIO,
+    background: int,
+    where: str,
+    formats: Iterable[str] = tuple(FORMATS),
+    upright: bool = True,
+) -> np.ndarray:
+    """Like `decode`, of a file that messages call `where`; does not touch Python's warnings, so threads may call it.
+
+    Without `upright` a camera's rotation mark is not applied.
+    """
     try:
         with Image.open(file, formats=list(formats)) as image:
             if image.width * image.height > MAX_PIXELS:
@@ -174,7 +183,7 @@ def decoded(file: Path | BinaryIO, background: int, where: str, formats: Iterabl
             if frames > 1 and image.format != "MPO":  # MPO: a photo with previews
                 raise Refused(f"{where} holds {frames} images: save one of them, or remove it.")
             image.load()
-            return _to_bytes(ImageOps.exif_transpose(image), background)
+            return _to_bytes(ImageOps.exif_transpose(image) if upright else image, background)
     except Refused:
         raise
     except Exception as error:  # Pillow raises nearly every type for a damaged file

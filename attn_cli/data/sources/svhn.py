@@ -35,12 +35,9 @@ from __future__ import annotations
 import io
 import math
 import os
-import warnings
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -52,14 +49,13 @@ from attn_cli.data.sources import digit_struct
 from attn_cli.data.sources.archive import STRUCT, Archive, Folder, Source
 from attn_cli.data.sources.digit_struct import Digits
 from attn_cli.data.sources.folder import decoded
+from attn_cli.data.sources.threads import each
 from attn_cli.errors import Refused
 
 LENGTH = 5  # digits
 CLASSES = tuple("0123456789")
 END, BEYOND = len(CLASSES), len(CLASSES) + 1  # labels: the number ends here; it goes on
 MIRRORS = ("http://ufldl.stanford.edu/housenumbers/",)
-AT_ONCE = 64  # images in memory
-MAX_THREADS = 8
 
 Log = Callable[[str], object]
 
@@ -184,7 +180,7 @@ def _make_part(
         put(f"{role}_labels", 0, labels)
         wanted = (item for item in source.images() if item[0] in row)
         done = 0
-        for i, image in counted(_each(cut, wanted), len(row), f"{split}: images", log):
+        for i, image in counted(each(cut, wanted), len(row), f"{split}: images", log):
             put(f"{role}_images", i, image[None])
             done += 1
         if done != len(row):
@@ -243,14 +239,6 @@ def _inventory(
 def _some(numbers: set[int]) -> str:
     first = min(numbers)
     return f"{first}.png is" if len(numbers) == 1 else f"{len(numbers):,} images ({first}.png is the first) are"
-
-
-def _each(work: Callable, items: Iterator) -> Iterator:
-    """`work` of every item, in order, on several threads (Pillow releases Python's lock)."""
-    with ThreadPoolExecutor(min(os.cpu_count() or 1, MAX_THREADS)) as pool, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # as `decode` does; the filters are those of the whole process
-        while some := list(islice(items, AT_ONCE)):
-            yield from pool.map(work, some)
 
 
 def _role(split: str) -> str:

@@ -45,14 +45,6 @@ def plain_name(info: tarfile.TarInfo) -> str:
     return info.name.removeprefix("./")
 
 
-def refuse_strange(info: tarfile.TarInfo) -> None:
-    """Raises ValueError for a member that no original archive of a known checksum has: links, devices, ways out."""
-    if not (info.isreg() or info.isdir()):
-        raise ValueError(f"{info.name} is neither a file nor a folder")
-    if info.name.startswith("/") or ".." in info.name.split("/"):
-        raise ValueError(f"{info.name} leads out of the archive")
-
-
 class Stream:
     """What is unpacked, as a file that tarfile can read; only forwards, with a limit on single reads and in all."""
 
