@@ -64,9 +64,15 @@ class SoftRam:
 
     name: str = "soft_ram"
     glimpse: str = choice("fc", "fc", "conv")  # the glimpse network
-    filters: tuple[int, ...] = (16, 16, 32)  # of three convolutions
+    filters: tuple[int, ...] = (16, 16, 32)  # of three or five convolutions
+    pretrain_glimpse: int = bounded(0, 0, 100_000)  # epochs with a simple glimpse network before the convolutional one
     features: int = bounded(256, 1, 8192)  # F, width of every fully-connected hidden layer
-    hidden: int = bounded(256, 1, 4096)  # D, width of both GRU layers
+    hidden: int = bounded(256, 1, 4096)  # D, width of the GRU layers
+    layers: int = bounded(2, 1, 2)  # of the recurrence
+    answers: str = choice("last", "last", "every")  # that count in training: after the last glimpse of a target, or all
+    answer_from: str = choice("recurrent", "recurrent", "glimpse")  # what the classification network reads
+    reset_every: int | None = bounded(None, 1, 100_000)  # epochs between two resets of the classifier's last layer
+    resets: int = bounded(10, 1, 100_000)  # how many
     context: str = choice("conv", "conv", "none")
     coarse: int = bounded(24, 1, 128)  # pixels a side of the image that the context network sees
     centre: str = choice("absolute", "absolute", "relative")

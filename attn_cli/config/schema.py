@@ -292,10 +292,13 @@ def _check_together(config: Config) -> None:
             f"model.baseline=leave_one_out needs model.samples of at least 2, not {model.samples}: "
             "it compares the paths of one image with each other."
         )
-    if isinstance(model, (Dram, SoftRam)) and (
-        len(model.filters) != 3 or not all(1 <= f <= 1024 for f in model.filters)
-    ):
-        raise Refused(f"model.filters must be three numbers from 1 to 1024, not {list(model.filters)}.")
+    if isinstance(model, (Dram, SoftRam)):
+        several = {3: "three"} if isinstance(model, Dram) else {3: "three", 5: "or five"}
+        if len(model.filters) not in several or not all(1 <= f <= 1024 for f in model.filters):
+            counts = " ".join(several.values())
+            raise Refused(f"model.filters must be {counts} numbers from 1 to 1024, not {list(model.filters)}.")
+    if isinstance(model, SoftRam) and model.pretrain_glimpse and model.glimpse != "conv":
+        raise Refused("model.pretrain_glimpse is for model.glimpse=conv: with model.glimpse=fc it is simple already.")
     if isinstance(model, ConvNet):
         for key in ("kernels", "strides", "pools"):
             if len(getattr(model, key)) != len(model.filters):

@@ -33,6 +33,8 @@ from attn_cli.learning.objectives import (
 )
 from attn_cli.models.model import GlimpseModel
 from attn_cli.models.rollout import compact_rollout, draw_noise, rollout
+from attn_cli.models.soft_ram import SoftRAM
+from attn_cli.models.trace import Trace
 
 LOGGED = ("loss", "cross_entropy", "reinforce", "baseline", "reward", "error")
 
@@ -88,14 +90,20 @@ class Learner(pl.LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor, int, int], batch_idx: int) -> None:
         """One step by hand: what Lightning's automatic optimisation does around it costs as much as a small model."""
+        _, _, epoch, step = batch
+        if step % self._steps_per_epoch == 0:
+            self.begin_epoch(epoch)
         loss = self.loss(batch)
         self._optimiser.zero_grad()
         self.manual_backward(loss)
-        self.finite.check(loss.detach(), self._optimiser, batch[3])
+        self.finite.check(loss.detach(), self._optimiser, step)
         self._optimiser.step()
         self._schedule.step()
         self._progress.increment_ready()  # Lightning's count of optimiser steps: trainer.global_step
         self._progress.increment_completed()
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Before the first step of an epoch, counted from 0; a resumed run comes here only for epochs it begins."""
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         return batch  # it is there
@@ -105,6 +113,7 @@ class Learner(pl.LightningModule):
         per_epoch = self.data.steps_per_epoch(trainer.batch_size)
         if trainer.limit_train_steps is not None:
             per_epoch = min(per_epoch, trainer.limit_train_steps)
+        self._steps_per_epoch = per_epoch
         optimiser, schedule = optimisers.build(
             self.config.optimizer, self.model.parameters(), per_epoch * trainer.epochs, per_epoch
         )
@@ -206,10 +215,12 @@ class DramLearner(Learner):
 class SoftRamLearner(Learner):
     """Semeniuta & Barth: cross-entropy, and the repulsion of eq. 5 where centres are relative."""
 
+    model: SoftRAM
+
     def losses(self, images: Tensor, noise: Tensor, labels: Tensor) -> Losses:
         options: Any = self.config.model
         logits, trace = rollout(self.model, images, noise)
-        losses = supervised(logits, self.model.order(labels))
+        losses = answered(trace, logits, self.model.order(labels))
         if (
             options.centre == "relative"
             and trace.shifts is not None
@@ -220,12 +231,27 @@ class SoftRamLearner(Learner):
             return replace(losses, total=total)
         return losses
 
+    def begin_epoch(self, epoch: int) -> None:
+        """The switch from the simple glimpse network to the real one, and the resets of the classifier."""
+        options: Any = self.config.model
+        if options.pretrain_glimpse:
+            self.model.pretrain(epoch < options.pretrain_glimpse)
+        every = options.reset_every
+        if every and epoch and epoch % every == 0 and epoch // every <= options.resets:
+            for parameter in self.model.reset_classifier():
+                self._optimiser.state.pop(parameter, None)  # Adam's means are those of the old weights
+
 
 class SupervisedLearner(Learner):
     """Cross-entropy of all answers, for a model that chooses nothing."""
 
     def losses(self, images: Tensor, noise: Tensor, labels: Tensor) -> Losses:
         logits, trace = rollout(self.model, images, noise)
-        if trace.step_logits is not None:
-            return supervised_steps(trace.step_logits, logits, labels)
-        return supervised(logits, self.model.order(labels))
+        return answered(trace, logits, self.model.order(labels))
+
+
+def answered(trace: Trace, logits: Tensor, targets: Tensor) -> Losses:
+    """Cross-entropy of the answers after every glimpse where the trace has them, else of the answers alone."""
+    if trace.step_logits is not None:
+        return supervised_steps(trace.step_logits, logits, targets)
+    return supervised(logits, targets)

@@ -101,15 +101,16 @@ def supervised(logits_MBSK: Tensor, targets_BS: Tensor) -> Losses:
     return Losses(cross_entropy, cross_entropy.detach(), zero, zero, reward, error)
 
 
-def supervised_steps(step_logits_MBNK: Tensor, logits_MBK: Tensor, targets_B: Tensor) -> Losses:
+def supervised_steps(step_logits_MBNK: Tensor, logits_MBSK: Tensor, targets_BS: Tensor) -> Losses:
     """Cross-entropy of the answers after every glimpse, summed over them and averaged over paths and images (RSAM,
-    section 2). `logits` are the concluding answers, whose errors are counted.
+    section 2); of a sequence, each target counts for all of its glimpses. `logits` are the concluding answers, whose
+    errors are counted. One target: logits (M, B, K), targets (B,).
     """
-    _, _, N, _ = step_logits_MBNK.shape
-    losses = supervised(step_logits_MBNK, targets_B[:, None].expand(-1, N))
-    right = logits_MBK.detach().argmax(-1) == targets_B
-    reward = right.to(logits_MBK.dtype).mean()
-    return replace(losses, reward=reward, error=1 - reward)
+    concluding = supervised(logits_MBSK.detach(), targets_BS)
+    targets = targets_BS.view(len(targets_BS), -1)
+    each = step_logits_MBNK.shape[2] // targets.shape[1]
+    losses = supervised(step_logits_MBNK, targets.repeat_interleave(each, 1))
+    return replace(losses, reward=concluding.reward, error=concluding.error)
 
 
 def repulsion(shift_MB2: Tensor, height: float, width: float) -> Tensor:

@@ -84,7 +84,7 @@ class LSTM(nn.Module):
 
 
 class Convolutions(nn.Sequential):
-    """Three convolutions without padding, each with ReLU, flattened.
+    """Three convolutions without padding, then any that keep the size, 3×3, each with ReLU; flattened.
 
     `features`: numbers that come out; `adds`: multiply-adds per image; `first_adds`: those of the first layer.
     """
@@ -92,10 +92,11 @@ class Convolutions(nn.Sequential):
     def __init__(self, channels: int, filters: tuple[int, ...], width: int, stride: int = 1):
         layers: list[nn.Module] = []
         adds = []
-        for kernel, outputs in zip(KERNELS, filters, strict=True):
-            width = (width - kernel) // stride + 1
+        for i, outputs in enumerate(filters):
+            kernel, padding = (KERNELS[i], 0) if i < len(KERNELS) else (3, 1)
+            width = (width + 2 * padding - kernel) // stride + 1
             adds.append(outputs * channels * kernel**2 * width**2)
-            layers += [rectified(nn.Conv2d(channels, outputs, kernel, stride)), nn.ReLU()]
+            layers += [rectified(nn.Conv2d(channels, outputs, kernel, stride, padding)), nn.ReLU()]
             channels, stride = outputs, 1
         super().__init__(*layers, nn.Flatten())
         self.features, self.adds, self.first_adds = channels * width**2, sum(adds), adds[0]
@@ -136,7 +137,7 @@ class ContextNetwork(nn.Module):
         super().__init__()
         self.coarse = config.coarse
         stride = 2 if config.coarse >= LARGE_CONTEXT else 1
-        self.convolutions = Convolutions(channels, config.filters, config.coarse, stride)
+        self.convolutions = Convolutions(channels, config.filters[: len(KERNELS)], config.coarse, stride)
         self.what = rectified(nn.Linear(self.convolutions.features, config.features))
         self.state = nn.Linear(config.features, config.hidden)
         self.adds = self.convolutions.adds + self.what.weight.numel() + self.state.weight.numel()  # multiply-adds

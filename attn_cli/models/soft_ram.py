@@ -2,10 +2,11 @@
 
 Semeniuta, Barth, "Image Classification with Recurrent Attention Models" (IEEE SSCI 2016), sections III and IV.
 
-Implemented: Gaussian grids with rectangular strides, two GRU layers computed from the top down (eqs. 1 to 4), context
-network or none, fully-connected or convolutional glimpse network, absolute or relative centres with the repulsion of
-eq. 5, an upper limit on the size of the region, noise in centre and stride, dropout of glimpses and in the recurrence,
-sequences from left to right or from right to left.
+Implemented: Gaussian grids with rectangular strides, two GRU layers computed from the top down (eqs. 1 to 4) or one,
+context network or none, fully-connected or convolutional glimpse network of three or five layers, pretraining with a
+simple one, answers after the last or after every glimpse, from the recurrent state or from the glimpse alone, resets of
+the classifier, absolute or relative centres with the repulsion of eq. 5, an upper limit on the size of the region,
+noise in centre and stride, dropout of glimpses and in the recurrence, sequences from left to right or right to left.
 
 Choices that the paper leaves open, and departures:
  1. An absolute centre is tanh of its linear map; a relative one is added to the previous centre, which starts in the
@@ -19,6 +20,13 @@ Choices that the paper leaves open, and departures:
  6. Dropout in the recurrence falls on the candidate of a GRU, never on its memory (Semeniuta et al. 2016,
     arXiv 1603.05118).
  7. Pixels are divided by 255.
+ 8. A fourth and a fifth convolution are 3×3 and keep the size of the map, of which little is left by then.
+ 9. The simple glimpse network of pretraining is one fully-connected layer; what comes after it is kept when it is
+    switched for the real one, whose last layer takes its place.
+10. With answers after every glimpse all of them count alike in training; of a sequence, all glimpses of a target. The
+    answer that is given is that after the last one.
+11. A single layer takes the context as an input at every step and chooses the next region from its own state; so the
+    first region is the same for all images.
 
 Legend: B images, M samples (paths) per image, R = M·B rows, N glimpses per target, S targets, K classes, D hidden,
 F features of a fully-connected layer, C channels, g filters of the grid per axis.
@@ -46,9 +54,10 @@ class State:
     """Everything the next step needs; rows are paths."""
 
     canvas: Canvas  # its pixels are fp32 (B, C, H, W) in [0, 1]
-    context: Tensor  # (R, 3D) what the context adds to the gates of the upper layer
-    hidden: Tensor  # (R, D) h¹, what the answer is read from
-    upper: Tensor  # (R, D) h², what the grid is read from
+    context: Tensor  # (R, 3D) what the context adds to the gates of the upper layer, or of the only one
+    hidden: Tensor  # (R, D or F) what the answer is read from: h¹ or the features of the glimpse
+    lower: Tensor  # (R, D) h¹
+    upper: Tensor  # (R, D) h², what the grid is read from; with a single layer not used
     location: Tensor | None = None  # (R, 2) centre of the latest grid, the image spanning [-1, 1]
     shift: Tensor | None = None  # (R, 2) how far the centre was asked to move, same units
     box: Tensor | None = None  # (R, 1, 4) x0, y0, x1, y1 in pixels
@@ -109,6 +118,12 @@ class SoftRAM(GlimpseModel):
         self.channels = channels
         pixels, self.look_adds = channels * glimpses.size**2, 0
         self.convolutions: nn.Module = nn.Identity()
+        self.simple_layer: nn.Linear | None = None
+        if config.pretrain_glimpse:
+            self.simple_layer = rectified(nn.Linear(pixels, features))
+            self.register_buffer("pretraining", torch.ones((), dtype=torch.bool))
+            self.register_load_state_dict_post_hook(lambda module, _: module.pretrain(bool(module.pretraining)))
+        self.simple = self.simple_layer is not None  # whether the simple glimpse network is in use
         if config.glimpse == "conv":
             convolutions = Convolutions(channels, config.filters, glimpses.size)
             pixels, self.look_adds, self.convolutions = convolutions.features, convolutions.adds, convolutions
@@ -116,41 +131,63 @@ class SoftRAM(GlimpseModel):
         self.glimpse_dropout = nn.Dropout(config.dropout)
         self.look_adds += self.glimpse_layer.weight.numel()
         self.lower = GRU(features, D, config.recurrent_dropout)
-        self.upper = GRU(D, D, config.recurrent_dropout)
+        self.upper = GRU(D, D, config.recurrent_dropout) if config.layers == 2 else None
         self.context_network = ContextNetwork(config, channels) if config.context == "conv" else None
-        self.context_gates = nn.Linear(D, 3 * D, bias=False)
+        self.context_gates = nn.Linear(D, 3 * D, bias=False) if config.context == "conv" else None
         self.extraction = nn.Linear(D, 6)  # c_x, c_y, log δ_x, log δ_y, log σ², log γ
         with torch.no_grad():
             self.extraction.weight.mul_(0.1)  # the first grids are alike
             self.extraction.bias.zero_()
             stride = max(height, width) / self.size  # nearly that of a grid over the whole image
             self.extraction.bias[4] = 2 * math.log(max(1.0, stride / 2))
-        self.classification_network = Head(D, features, classes)
+        self.every_step = config.answers == "every"
+        self.classification_network = Head(features if config.answer_from == "glimpse" else D, features, classes)
+
+    def pretrain(self, simple: bool) -> None:
+        """Look through the simple glimpse network, or from now on through the real one."""
+        self.simple = simple
+        self.pretraining.fill_(simple)
+
+    def reset_classifier(self) -> list[nn.Parameter]:
+        """New weights for the last layer of the classification network, from torch's global generator; returns them."""
+        self.classification_network.output.reset_parameters()
+        return list(self.classification_network.output.parameters())
 
     def start(self, images_BCHW: Tensor, samples: int) -> State:
         """A state that has seen the coarse image or nothing, for M paths through each image; images are uint8."""
         weight, D = self.extraction.weight, self.config.hidden
         height, width = images_BCHW.shape[-2:]
         zeros = weight.new_zeros(samples * images_BCHW.shape[0], D)
-        context = zeros.new_zeros(1, 3 * D)
-        if self.context_network is not None:
+        if self.context_network is not None and self.context_gates is not None:
             context = self.context_gates(self.context_network(images_BCHW)).repeat(samples, 1)
         else:
-            context = context.expand(zeros.shape[0], 3 * D)
+            context = zeros.new_zeros(1, 3 * D).expand(zeros.shape[0], 3 * D)
         pixels = images_BCHW.to(weight.dtype) * (1 / 255)
-        return State(Canvas(pixels, height, width), context, zeros, zeros)
+        return State(Canvas(pixels, height, width), context, zeros, zeros, zeros)
 
     def step(self, state: State, noise_R4: Tensor, greedy: bool = False) -> State:
         """Move attention, look, think (eqs. 1 to 3). `noise_R4` is standard normal; with `greedy` it is not used."""
-        upper = self.upper(state.hidden, state.upper, state.context)  # eq. 1
+        upper = self.upper(state.lower, state.upper, state.context) if self.upper else state.lower  # eq. 1
         grid, shift = self.place(state, upper, noise_R4, greedy)
         seen = extract(state.canvas.pixels, grid, self.size)  # eq. 2
-        features = F.relu(self.glimpse_layer(self.convolutions(seen).flatten(1)))
-        hidden = self.lower(self.glimpse_dropout(features), state.hidden)  # eq. 3
-        box = boxes(grid, self.size, state.canvas.height, state.canvas.width)
+        features = self.glimpse_dropout(self.glimpse_network(seen))
+        lower = self.lower(features, state.lower, 0.0 if self.upper else state.context)  # eq. 3
         return replace(
-            state, hidden=hidden, upper=upper, location=grid.centre, shift=shift, box=box, patches=seen[:, None]
+            state,
+            hidden=features if self.config.answer_from == "glimpse" else lower,
+            lower=lower,
+            upper=upper,
+            location=grid.centre,
+            shift=shift,
+            box=boxes(grid, self.size, state.canvas.height, state.canvas.width),
+            patches=seen[:, None],
         )
+
+    def glimpse_network(self, seen_RCgg: Tensor) -> Tensor:
+        """What was seen, as features (R, F)."""
+        if self.simple and self.simple_layer is not None:
+            return F.relu(self.simple_layer(seen_RCgg.flatten(1)))
+        return F.relu(self.glimpse_layer(self.convolutions(seen_RCgg).flatten(1)))
 
     def place(self, state: State, upper_RD: Tensor, noise_R4: Tensor, greedy: bool) -> tuple[Grid, Tensor]:
         """The next grid, and by how much (R, 2) its centre was to move."""
@@ -175,6 +212,10 @@ class SoftRAM(GlimpseModel):
         """Logits (…, K) of the classification network (eq. 4); with sequences K + 1, the last for "no more"."""
         return self.classification_network(hidden)
 
+    def conclude(self, step_logits_MBNK: Tensor) -> Tensor:
+        """The answer after the last glimpse."""
+        return step_logits_MBNK[:, :, -1]
+
     def order(self, labels: Tensor) -> Tensor:
         """Labels as this reader answers them: a backward reader from right to left."""
         return reversed_targets(labels) if self.sequence and self.config.reader == "backward" else labels
@@ -187,9 +228,11 @@ class SoftRAM(GlimpseModel):
         channels = self.channels
         rows, columns = channels * height * width * g, channels * height * g * g  # the two products of the grid
         steps = self.glimpses * self.targets
-        step = self.look_adds + self.lower.adds + self.upper.adds + self.extraction.weight.numel()
-        guide = context.adds + self.context_gates.weight.numel() if context else 0
-        forward = steps * (step + rows + columns) + self.targets * self.classification_network.adds + guide
+        step = self.look_adds + self.lower.adds + self.extraction.weight.numel()
+        step += self.upper.adds if self.upper else 0
+        guide = context.adds + self.context_gates.weight.numel() if context and self.context_gates else 0
+        answers = steps if self.every_step else self.targets
+        forward = steps * (step + rows + columns) + answers * self.classification_network.adds + guide
         if not training:
             return forward
         return 3 * forward - steps * rows - (context.convolutions.first_adds if context else 0)

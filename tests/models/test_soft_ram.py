@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from attn_cli.config.schema import Glimpses, Scales, SoftRam
 from attn_cli.errors import Refused
 from attn_cli.inference.monte_carlo import evaluate
-from attn_cli.learning.objectives import repulsion, supervised
+from attn_cli.learning.objectives import repulsion, supervised, supervised_steps
 from attn_cli.models.rollout import draw_noise, rollout
 from attn_cli.models.soft_ram import GRU, SoftRAM
 
@@ -70,7 +70,18 @@ def test_the_first_glimpse_follows_the_image_only_through_the_context(context):
     assert trace.locations[0, :, 1].std(0).max() > 1e-6
 
 
-@pytest.mark.parametrize("changes", [{}, {"glimpse": "conv"}, {"centre": "relative", "limit": 0.5}])
+VARIANTS = (
+    {},
+    {"glimpse": "conv"},
+    {"centre": "relative", "limit": 0.5},
+    {"glimpse": "conv", "filters": (2, 2, 4, 5, 6)},
+    {"layers": 1},
+    {"layers": 1, "context": "none"},
+    {"answers": "every"},
+)
+
+
+@pytest.mark.parametrize("changes", VARIANTS)
 def test_gradients_reach_every_part(changes):
     model = make(**changes)
     logits, _ = run(model)
@@ -80,14 +91,16 @@ def test_gradients_reach_every_part(changes):
 
 
 @pytest.mark.parametrize("length", [0, 2])
-@pytest.mark.parametrize("changes", [{}, {"glimpse": "conv"}, {"context": "none"}])
+@pytest.mark.parametrize("changes", [*VARIANTS, {"context": "none"}, {"answer_from": "glimpse"}])
 def test_multiply_adds_against_torch(changes, length):
     """Torch does not see into the grid's products, which are added by hand: for each glimpse two, H·W·g and H·g·g."""
     model = make(length=length, **changes)
     grid = model.steps * (40 * 30 * 12 + 40 * 12 * 12)
     with FlopCounterMode(display=False) as counter:
         run(model)
-    assert counter.get_total_flops() / 2 == 4 * (model.multiply_adds() - grid)
+    # A sequence whose answers after every glimpse count classifies the last of each target twice in a rollout.
+    twice = model.targets * model.classification_network.adds if length and model.every_step else 0
+    assert counter.get_total_flops() / 2 == 4 * (model.multiply_adds() - grid + twice)
 
 
 def test_no_grid_leaves_the_image_or_its_limit():
@@ -134,6 +147,61 @@ def test_reads_sequences_in_both_directions():
     assert make(length=2, reader="backward").order(labels)[0].tolist() == [5, 3, 10]
     found = evaluate(model, images(), labels, samples=2, greedy=False)
     assert found.most_glimpses == 9 and 3 <= found.mean_glimpses <= 9
+
+
+def test_five_convolutions():
+    """The fourth and the fifth keep the 4×4 map that the first three leave of a 12×12 glimpse."""
+    model = make(glimpse="conv", filters=(2, 2, 4, 5, 6))
+    assert [tuple(c.weight.shape) for c in model.convolutions if isinstance(c, torch.nn.Conv2d)] == [
+        *((2, 1, 5, 5), (2, 2, 3, 3), (4, 2, 3, 3), (5, 4, 3, 3), (6, 5, 3, 3))
+    ]
+    assert model.glimpse_layer.in_features == 6 * 4 * 4
+    assert len(model.context_network.convolutions) == len(make().context_network.convolutions)
+
+
+def test_a_single_layer_reads_its_own_state():
+    model = make(layers=1)
+    _, trace = run(model, greedy=True)
+    assert model.upper is None
+    assert trace.locations[0, :, 0].std(0).max() < 1e-8 < trace.locations[0, :, 1].std(0).max()
+    one, two = (sum(p.numel() for p in make(layers=n).parameters()) for n in (1, 2))
+    assert two - one == 2 * 3 * 10 * (10 + 1)  # a GRU from 10 to 10
+    # The context reaches the only layer: by it alone the second region differs between images of one glimpse.
+    with torch.no_grad():
+        model.glimpse_layer.weight.zero_()
+    _, blind = run(model, greedy=True)
+    assert blind.locations[0, :, 1].std(0).max() > 1e-6
+
+
+def test_answers_after_every_glimpse():
+    """The loss is the sum over glimpses, for a sequence each with the label of its target; the last answer is given."""
+    for length, labels in ((0, TARGETS), (1, torch.tensor([[3, 10], [10, -1], [9, 10], [0, 10]]))):
+        model = make(length=length, answers="every", noise=0.0)
+        logits, trace = run(model)
+        steps = trace.step_logits.detach().log_softmax(-1)[0]
+        losses = supervised_steps(trace.step_logits, logits, labels)
+        by_hand, wrong = 0.0, 0
+        for b, image in enumerate(labels.view(4, -1).tolist()):
+            right = True
+            for s, label in enumerate(image):
+                if label >= 0:
+                    by_hand -= sum(float(steps[b, 3 * s + t, label]) for t in range(3)) / 4
+                    right &= int(steps[b, 3 * s + 2].argmax()) == label
+            wrong += not right
+        assert losses.total.item() == pytest.approx(by_hand, rel=1e-5)
+        assert losses.error.item() == wrong / 4
+        assert torch.allclose(logits.view(4, -1, steps.shape[-1]), trace.step_logits[0, :, 2::3], atol=1e-6)
+
+
+def test_answers_from_the_glimpse_alone():
+    """What was seen before does not matter to the answer but through where it made the model look."""
+    model = make(answer_from="glimpse", noise=0.0)
+    with torch.no_grad():
+        model.extraction.weight.zero_()
+    _, trace = run(model, record=True)
+    assert torch.allclose(trace.step_logits[0, :, 0], trace.step_logits[0, :, 2])
+    _, usual = run(make(noise=0.0), record=True)
+    assert not torch.allclose(usual.step_logits[0, :, 0], usual.step_logits[0, :, 2])
 
 
 def test_more_scales_are_refused():
