@@ -1,4 +1,4 @@
-"""Jobs of a sweep: one status file each, whatever happens to the job; at the end a table and results.csv.
+"""Jobs of a sweep: one status file each, whatever happens to the job; at the end a table, results.csv and curves.png.
 
 A sweep's folder holds job-000.json, job-001.json, … and Hydra's multirun.yaml, which together tell what is done and
 what is missing. A status file is {"job", "overrides", "status", "message", "run", "result", "seconds", "started",
@@ -77,11 +77,12 @@ def run_job(folder: Path, number: int, overrides: Sequence[str], run: Callable[[
 
 
 def finish(folder: Path, ended: BaseException | None = None) -> int:
-    """Prints the table, writes results.csv and returns the sweep's exit code: 0 only if every job finished.
+    """Prints the table, writes results.csv and the validation errors of all jobs as curves.png, and returns the sweep's
+    exit code: 0 only if every job finished.
 
     `ended` is what broke the sweep off, if anything did; it is raised again if no job had begun.
     """
-    from attn_cli.pictures import tables  # rich takes its time to import
+    from attn_cli.pictures import curves, tables  # rich and matplotlib take their time to import
 
     _name_killed(folder)
     jobs = read_jobs(folder)
@@ -90,6 +91,10 @@ def finish(folder: Path, ended: BaseException | None = None) -> int:
         raise ended or Refused("The sweep has no jobs.")
     tables.show(tables.sweep_table(table_row(job) for job in jobs))
     write_results(folder / "results.csv", jobs)
+    metrics = {" ".join(job["overrides"]): Path(job["run"]) / "metrics.csv" for job in jobs if job.get("run")}
+    metrics = {label: path for label, path in metrics.items() if path.is_file()}
+    if metrics:
+        curves.comparison(metrics, folder / "curves.png")
     unfinished = [job for job in jobs if job["status"] != "finished"]
     if isinstance(ended, Exception):
         print(f"The sweep broke off: {type(ended).__name__}: {ended}", file=sys.stderr)

@@ -64,13 +64,13 @@ class Trainer:
 
 @dataclass(frozen=True)
 class Optimizer:
-    name: str = choice("adam_onecycle", "adam_onecycle", "sgd")
+    name: str = choice("adam_onecycle", "adam_onecycle", "adam", "sgd")
     lr: float = bounded(2e-3, 0, 100, above=True)  # of one-cycle: its peak
     momentum: float = bounded(0.9, 0, 0.9999)  # of Adam: β₁, which stays at 0.9
     nesterov: bool = False
     weight_decay: float = bounded(0.0, 0, 10)
     warmup: float = bounded(0.05, 0, 0.9)  # share of all steps, one-cycle only
-    decay: float = bounded(1.0, 0, 1, above=True)  # factor on lr after each epoch, sgd only
+    decay: float = bounded(1.0, 0, 1, above=True)  # factor on lr after each epoch, not for one-cycle
     clip: float | None = bounded(5.0, 0, 1e6, above=True)  # gradient norm; None: off
 
 
@@ -312,12 +312,17 @@ def _check_together(config: Config) -> None:
         raise Refused(
             f"trainer.batch_size={trainer.batch_size} must be a multiple of trainer.devices={trainer.devices}."
         )
-    if optimizer.name == "adam_onecycle":
-        for key, unused in (("momentum", 0.9), ("nesterov", False), ("decay", 1.0)):
-            if getattr(optimizer, key) != unused:
-                raise Refused(f"optimizer.{key} is for optimizer=sgd; optimizer=adam_onecycle does not use it.")
-    if optimizer.name == "sgd" and optimizer.warmup:
-        raise Refused("optimizer.warmup is for optimizer=adam_onecycle; with optimizer=sgd set optimizer.warmup=0.")
+    unused = {
+        "adam_onecycle": {"momentum": (0.9, "sgd"), "nesterov": (False, "sgd"), "decay": (1.0, "sgd or adam")},
+        "adam": {"momentum": (0.9, "sgd"), "nesterov": (False, "sgd"), "warmup": (0.0, "adam_onecycle")},
+        "sgd": {"warmup": (0.0, "adam_onecycle")},
+    }
+    for key, (value, users) in unused[optimizer.name].items():
+        if getattr(optimizer, key) != value:
+            raise Refused(
+                f"optimizer.{key} is for optimizer={users}; optimizer={optimizer.name} does not use it, "
+                f"set optimizer.{key}={str(value).lower()}."
+            )
     if optimizer.nesterov and optimizer.momentum == 0:
         raise Refused("optimizer.nesterov=true needs optimizer.momentum above 0.")
     if isinstance(data, Folder) and data.validation_share + data.test_share >= 1:

@@ -1,4 +1,4 @@
-"""Learning curves of a run, and error against the number of averaged paths.
+"""Learning curves of a run, validation errors of several, and error against the number of averaged paths.
 
 Drawn with figure objects and the Agg canvas: no pyplot, no window, no state shared between callers.
 """
@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -83,6 +84,30 @@ def read_metrics(metrics_csv: Path | str) -> dict[str, Series]:
     return series
 
 
+def comparison(runs: Mapping[str, Path | str], path: Path | str) -> Path:
+    """Validation errors in % of several runs against the epoch, as a PNG; `runs` has the metrics.csv of each by label.
+    Returns the path. Errors: `Refused` if a file cannot be read.
+    """
+    return write(path, _png(comparison_figure({label: read_metrics(file) for label, file in runs.items()})))
+
+
+def comparison_figure(runs: Mapping[str, Mapping[str, Series]]) -> Figure:
+    """The drawing of `comparison`: a curve for each run, the best at the top of the legend."""
+    figure = _figure(2)
+    ax = figure.subplots()
+    found = {label: series["val_error"] for label, series in runs.items() if series["val_error"]}
+    shades = colormaps["viridis"].resampled(max(2, len(found)))
+    for i, label in enumerate(sorted(found, key=lambda label: min(found[label].values()))):
+        epochs = sorted(found[label])
+        values = [found[label][epoch] for epoch in epochs]
+        ax.plot(epochs, values, color=shades(i), label=f"{label}  (best {min(values):.2f} %)", linewidth=1.6)
+    _dress(ax, "validation error", "epoch", "error (%)")
+    _error_scale(ax, [value for values in found.values() for value in values.values()])
+    if found:
+        ax.legend(frameon=False, fontsize=8)
+    return figure
+
+
 def mc_curve(rows: Sequence[Mapping[str, Any]], path: Path | str) -> Path:
     """Error in % against M, the number of averaged paths, with bars of one standard error, as a PNG.
 
@@ -117,11 +142,8 @@ def _learning_panel(ax: Axes, names: list[str], series: Mapping[str, Series]) ->
         ax.plot(epochs, values, color=colours[name], label=labels[name], marker=marker, markersize=3.5, linewidth=1.6)
     is_error = names[-1].endswith("_error")
     _dress(ax, "error" if is_error else labels[names[0]], "epoch", "error (%)" if is_error else "")
-    if is_error and min(shown) > 0 and max(shown) > 8 * min(shown):
-        ax.set_yscale("log")  # the last tenths of a percent matter as much as the first tens
-        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        ax.yaxis.set_minor_formatter(NullFormatter())
+    if is_error:
+        _error_scale(ax, shown)
     if "val_error" in names:
         validation = series["val_error"]
         best = min(validation, key=lambda epoch: (validation[epoch], epoch))
@@ -129,6 +151,14 @@ def _learning_panel(ax: Axes, names: list[str], series: Mapping[str, Series]) ->
         ax.plot([best], [validation[best]], "o", color=BEST, markersize=7, zorder=5, label=label)
     if is_error:
         ax.legend(frameon=False, fontsize=9)
+
+
+def _error_scale(ax: Axes, shown: list[float]) -> None:
+    if shown and min(shown) > 0 and max(shown) > 8 * min(shown):
+        ax.set_yscale("log")  # the last tenths of a percent matter as much as the first tens
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        ax.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _dress(ax: Axes, title: str, x: str, y: str) -> None:

@@ -236,6 +236,16 @@ def test_a_sweep_ends_with_a_table_and_a_csv(folder: Path, capsys: pytest.Captur
     assert [float(row["val_error"]) for row in rows] == [3, 4, 4, 5, 7, 8]
     assert (rows[0]["glimpses.count"], rows[0]["seed"], rows[0]["run"]) == ("6", "1", "outputs/run1")
     assert len(jobs(folder)) == 6
+    assert not list((folder / "outputs" / "sweeps").glob("*/curves.png"))  # these runs kept no metrics
+
+
+def test_a_sweep_draws_the_validation_errors_of_its_runs(folder: Path) -> None:
+    for seed, name in ((1, "run1"), (2, "run2")):
+        (folder / "outputs" / name).mkdir(parents=True)
+        (folder / "outputs" / name / "metrics.csv").write_text(f"epoch,val_error\n1,{seed}\n")
+    assert cli.main(["train", "-m", "seed=1,2"]) == 0
+    (drawn,) = (folder / "outputs" / "sweeps").glob("*/curves.png")
+    assert drawn.stat().st_size > 5000
 
 
 @pytest.mark.parametrize(

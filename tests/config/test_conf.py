@@ -25,7 +25,7 @@ GROUPS = {
     "scales": {"recommended": schema.Scales},
     "glimpses": {"fixed": schema.Glimpses},
     "trainer": dict.fromkeys(("auto", "cpu", "gpu", "ddp", "smoke"), schema.Trainer),
-    "optimizer": dict.fromkeys(("adam_onecycle", "sgd"), schema.Optimizer),
+    "optimizer": dict.fromkeys(("adam", "adam_onecycle", "sgd"), schema.Optimizer),
     "logger": dict.fromkeys(("csv", "tensorboard", "wandb", "mlflow", "none"), schema.Logger),
 }
 FLAT = {command.config_name: command.config for command in entry.HYDRA_COMMANDS.values() if command.name != "train"}

@@ -126,6 +126,7 @@ def test_refusals_say_what_is_wrong(values: dict[str, Any], key: str, value: Any
         ({"optimizer.decay": 0.9}, "optimizer.decay is for optimizer=sgd"),
         ({"optimizer.momentum": 0.5}, "optimizer.momentum is for optimizer=sgd"),
         ({"optimizer.name": "sgd"}, "set optimizer.warmup=0"),
+        ({"optimizer.name": "adam"}, "optimizer.warmup is for optimizer=adam_onecycle; optimizer=adam does not use it"),
         (
             {"optimizer.name": "sgd", "optimizer.warmup": 0, "optimizer.momentum": 0, "optimizer.nesterov": True},
             "needs optimizer.momentum above 0",

@@ -96,3 +96,15 @@ def test_error_against_m_with_standard_errors(tmp_path) -> None:
     (bars,) = (c for c in ax.collections if isinstance(c, LineCollection))
     ends = [[tuple(point) for point in segment] for segment in bars.get_segments()]
     assert ends == [[(1, 2.2), (1, 2.8)], [(2, 2.0), (2, 2.0)], [(4, 1.4), (4, 1.6)]]
+
+
+def test_validation_errors_of_several_runs(tmp_path) -> None:
+    (tmp_path / "a.csv").write_text(WHOLE)
+    (tmp_path / "b.csv").write_text("epoch,val_error\n1,40\n2,2.0\n")
+    (tmp_path / "c.csv").write_text("epoch,val_error\n")
+    runs = {"k=1": tmp_path / "a.csv", "k=2": tmp_path / "b.csv", "k=3": tmp_path / "c.csv"}
+    assert Image.open(curves.comparison(runs, tmp_path / "curves.png")).size[0] > 500
+    (ax,) = curves.comparison_figure({label: read_metrics(path) for label, path in runs.items()}).axes
+    assert [line.get_label() for line in ax.lines] == ["k=2  (best 2.00 %)", "k=1  (best 2.50 %)"]  # best first
+    assert points(ax.lines[0]) == [[1, 40], [2, 2]] and ax.get_yscale() == "log"
+    assert curves.comparison_figure({"k=3": read_metrics(tmp_path / "c.csv")}).axes[0].lines[:] == []

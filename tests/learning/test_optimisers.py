@@ -1,0 +1,67 @@
+"""Rates over a run, and one step of each optimiser, against their formulas."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from attn_cli.config.schema import Optimizer
+from attn_cli.learning.optimisers import build
+
+
+def weight() -> torch.nn.Parameter:
+    return torch.nn.Parameter(torch.tensor([1.0]))
+
+
+def rates(config: Optimizer, steps: int, per_epoch: int) -> list[float]:
+    parameter = weight()
+    optimiser, schedule = build(config, [parameter], steps, per_epoch)
+    parameter.grad = torch.ones(1)
+    seen = []
+    for _ in range(steps):
+        seen.append(optimiser.param_groups[0]["lr"])
+        optimiser.step()
+        schedule.step()
+    return seen
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam"])
+def test_the_rate_falls_once_an_epoch(name):
+    config = Optimizer(name, lr=0.1, warmup=0.0, decay=0.5)
+    assert rates(config, 6, 2) == pytest.approx([0.1, 0.1, 0.05, 0.05, 0.025, 0.025])
+
+
+def test_one_cycle_rises_and_falls_to_almost_nothing():
+    seen = rates(Optimizer("adam_onecycle", lr=0.1, warmup=0.1), 100, 10)
+    assert max(seen) == pytest.approx(0.1) and seen.index(max(seen)) in (9, 10)
+    middle = 0.1 * (1 + math.cos(math.pi / 2)) / 2  # half-way down the cosine
+    assert seen[55] == pytest.approx(middle, rel=0.05)
+    assert seen[-1] < 1e-4
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_sgd_by_hand(nesterov):
+    config = Optimizer("sgd", lr=0.1, momentum=0.9, nesterov=nesterov, weight_decay=0.01, warmup=0.0)
+    parameter, value, velocity = weight(), 1.0, 0.0
+    optimiser, _ = build(config, [parameter], 10, 10)
+    for gradient in (1.0, -2.0, 0.5):
+        parameter.grad = torch.tensor([gradient])
+        optimiser.step()
+        total = gradient + 0.01 * value  # the decay is part of the gradient
+        velocity = 0.9 * velocity + total
+        value -= 0.1 * (total + 0.9 * velocity if nesterov else velocity)
+        assert parameter.item() == pytest.approx(value, rel=1e-5)
+
+
+def test_adam_by_hand():
+    parameter, value, mean, square = weight(), 1.0, 0.0, 0.0
+    optimiser, _ = build(Optimizer("adam", lr=1e-2, warmup=0.0, weight_decay=0.1), [parameter], 10, 10)
+    for t, gradient in enumerate((1.0, -2.0, 0.5), start=1):
+        parameter.grad = torch.tensor([gradient])
+        optimiser.step()
+        value *= 1 - 1e-2 * 0.1  # decoupled
+        mean, square = 0.9 * mean + 0.1 * gradient, 0.999 * square + 0.001 * gradient**2
+        value -= 1e-2 * (mean / (1 - 0.9**t)) / (math.sqrt(square / (1 - 0.999**t)) + 1e-8)
+        assert parameter.item() == pytest.approx(value, rel=1e-5)
