@@ -35,7 +35,7 @@ def test_the_rate_falls_once_an_epoch(name):
 
 def test_one_cycle_rises_and_falls_to_almost_nothing():
     seen = rates(Optimizer("adam_onecycle", lr=0.1, warmup=0.1), 100, 10)
-    assert max(seen) == pytest.approx(0.1) and seen.index(max(seen)) in (9, 10)
+    assert max(seen) == pytest.approx(0.1, rel=0.01) and seen.index(max(seen)) in (9, 10)
     middle = 0.1 * (1 + math.cos(math.pi / 2)) / 2  # half-way down the cosine
     assert seen[55] == pytest.approx(middle, rel=0.05)
     assert seen[-1] < 1e-4
