@@ -6,9 +6,12 @@ import json
 import time
 from typing import Any
 
+from torch import Tensor
+
 from attn_cli.config import schema
 from attn_cli.devices import choose_device, prepare_cpu
 from attn_cli.errors import Refused
+from attn_cli.inference.attention import attention
 from attn_cli.inference.monte_carlo import evaluate
 from attn_cli.learning.restore import Restored, check_sampling, restore
 from attn_cli.pictures import tables
@@ -64,6 +67,8 @@ def run(config: schema.Evaluate) -> dict[str, Any]:
         "images_per_second": outcome.count * config.repeats * max(1, config.mc_samples) / seconds,
         "digest": restored.data.digest(config.split),
     }
+    if greedy and not restored.model.sequence:
+        result |= _attention(restored, config, images, labels)
     other = f"{restored.config.data.name}-" if config.data else ""
     how = ("mean" if greedy else f"mc{config.mc_samples}") + ("-focus" if config.focus else "")
     name = f"evaluation-{other}{config.split}-{how}.json"
@@ -71,6 +76,17 @@ def run(config: schema.Evaluate) -> dict[str, Any]:
     tables.show(tables.result_table(result))
     print(f"Written to {found.path / name}")
     return result
+
+
+def _attention(restored: Restored, config: schema.Evaluate, images: Tensor, labels: Tensor) -> dict[str, Any]:
+    """How much of its masks a model leaves black, and how many of its errors come from looking elsewhere."""
+    model, objects = restored.model, getattr(restored.data, "objects", None)
+    boxes = objects(config.split) if objects is not None and model.moves else None
+    if not model.masks and boxes is None:
+        return {}
+    seen = attention(model, images, labels, boxes, config.seed)
+    found = {"mask_zeros": seen.mask_zeros, "mean_mask": seen.mean_mask, "mislocalised_errors": seen.mislocalised}
+    return {key: value for key, value in found.items() if value is not None}
 
 
 def _check_focus(config: schema.Evaluate, restored: Restored) -> None:

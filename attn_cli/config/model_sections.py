@@ -87,19 +87,6 @@ class SoftRam:
 
 
 @dataclass(frozen=True)
-class Rsam:
-    """Recurrent Soft Attention Model (Ren 2017): model=rsam."""
-
-    name: str = "rsam"
-    hidden: int = bounded(256, 1, 4096)  # D, width of both memories
-    down_sample: str = choice("conv", "conv", "fc")  # the network before the context memory; fc: one layer
-    feedback: bool = True  # from the memory that answers to the one that attends
-    features_norm: bool = False  # batch normalisation and ReLU after the down-sample network
-    average: str = choice("probabilities", "probabilities", "log_probabilities")  # of the answers after each glimpse
-    relu_logits: bool = False  # as in the author's code
-
-
-@dataclass(frozen=True)
 class ConvNet:
     """A network that sees the whole image: model=convnet_64_64_64_512, convnet_10 and convnet_10_small."""
 
@@ -113,3 +100,17 @@ class ConvNet:
     hidden: tuple[int, ...] = bounded((3096, 3096), 1, 16384)  # widths of the fully-connected layers
     dropout: float = bounded(0.5, 0, 0.9)
     dropout_layers: str = choice("all", "all", "hidden")  # after all layers, or only the fully-connected ones
+
+
+@dataclass(frozen=True)
+class Rsam:
+    """Recurrent Soft Attention Model (Ren 2017): model=rsam."""
+
+    name: str = "rsam"
+    hidden: int = bounded(256, 1, 4096)  # D, width of both memories
+    down_sample: str = choice("conv", "conv", "fc")  # the network before the context memory; fc: one layer
+    feedback: bool = True  # from the memory that answers to the one that attends
+    features_norm: bool = False  # batch normalisation and ReLU after the down-sample network
+    average: str = choice("probabilities", "probabilities", "log_probabilities")  # of the answers after each glimpse
+    relu_logits: bool = False  # as in the author's code
+    backbone: ConvNet | None = None  # or the Config of an installed package's model: the glimpse network

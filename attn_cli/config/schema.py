@@ -273,15 +273,19 @@ def plain(config: Any) -> dict[str, Any]:
     return {str(key): value for key, value in config.items()}
 
 
-def _named_section(kind: str, values: Any, known: Mapping[str, type]) -> Any:
-    """The model or data section as the dataclass that its `name` selects."""
+def _named_section(kind: str, values: Any, known: Mapping[str, type], where: str | None = None) -> Any:
+    """The model or data section, at the key `where`, as the dataclass that its `name` selects."""
+    where = where or kind
     if not isinstance(values, Mapping):
-        raise Refused(f"{kind} must be a group of keys, not {values!r}.")
+        raise Refused(f"{where} must be a group of keys, not {values!r}.")
     if "name" not in values:
         stray = next((key for key in values if str(key).startswith("_")), None)
-        raise unknown_key(f"{kind}.{stray}", [f"{kind}.name"]) if stray else required_key(f"{kind}.name")
-    name = checked(values["name"], str, {}, f"{kind}.name")
-    return build(known.get(name) or registry.config_class(kind, name), values, kind)
+        raise unknown_key(f"{where}.{stray}", [f"{where}.name"]) if stray else required_key(f"{where}.name")
+    name = checked(values["name"], str, {}, f"{where}.name")
+    backbone, within = values.get("backbone"), {}
+    if isinstance(backbone, Mapping):
+        within = {"backbone": _named_section(kind, backbone, known, f"{where}.backbone")}
+    return build(known.get(name) or registry.config_class(kind, name), values, where, given=within)
 
 
 def _check_together(config: Config) -> None:
@@ -299,12 +303,12 @@ def _check_together(config: Config) -> None:
             raise Refused(f"model.filters must be {counts} numbers from 1 to 1024, not {list(model.filters)}.")
     if isinstance(model, SoftRam) and model.pretrain_glimpse and model.glimpse != "conv":
         raise Refused("model.pretrain_glimpse is for model.glimpse=conv: with model.glimpse=fc it is simple already.")
-    if isinstance(model, ConvNet):
-        for key in ("kernels", "strides", "pools"):
-            if len(getattr(model, key)) != len(model.filters):
+    for place, network in (("model", model), ("model.backbone", getattr(model, "backbone", None))):
+        for key in ("kernels", "strides", "pools") if isinstance(network, ConvNet) else ():
+            if len(getattr(network, key)) != len(network.filters):
                 raise Refused(
-                    f"model.{key} must have a number for each of the {len(model.filters)} of model.filters, "
-                    f"not {list(getattr(model, key))}."
+                    f"{place}.{key} must have a number for each of the {len(network.filters)} of {place}.filters, "
+                    f"not {list(getattr(network, key))}."
                 )
     if trainer.strategy == "ddp" and trainer.devices < 2:
         raise Refused("trainer.strategy=ddp needs trainer.devices of at least 2.")

@@ -19,7 +19,7 @@ from attn_cli.data import house_numbers, pairs, prepared, sequences
 from attn_cli.data.layouts import LONGEST
 from attn_cli.data.photos import Birds, Svhn
 from attn_cli.data.prepare import Log, prepare
-from attn_cli.data.scenes import CHUNK, Geometry, fixed_scenes, misfit, scenes
+from attn_cli.data.scenes import CHUNK, Geometry, fixed_boxes, fixed_scenes, misfit, scenes
 from attn_cli.data.splits import Data, DataInfo, Fixed, Order, Split, digest_of
 from attn_cli.errors import Refused
 
@@ -70,11 +70,17 @@ class Digits:
     def digest(self, split: Split) -> str:
         return self._fixed.digest(split)
 
+    def objects(self, split: Split) -> Tensor:
+        """Where the digits of `fixed` lie: int64 (n, 4), x0, y0, x1, y1 in pixels, x1 and y1 exclusive, on the CPU."""
+        return fixed_boxes(self.geometry, tuple(self.images[split].shape), *self._name(split))
+
+    def _name(self, split: Split) -> tuple[int | str, ...]:
+        g = self.geometry
+        return ("fixed", self._source, split, g.height, g.width, g.pieces, g.piece_size)
+
     def _fixed_split(self, split: Split) -> tuple[Tensor, Tensor]:
         # The pool is the split itself: test clutter comes from test digits only.
-        g = self.geometry
-        name = ("fixed", self._source, split, g.height, g.width, g.pieces, g.piece_size)
-        return fixed_scenes(g, self.images[split], *name)[:, None], self.labels[split]
+        return fixed_scenes(self.geometry, self.images[split], *self._name(split))[:, None], self.labels[split]
 
 
 class Composer(Protocol):

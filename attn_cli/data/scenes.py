@@ -151,6 +151,15 @@ def fixed_scenes(geometry: Geometry, digits: Tensor, *parts: int | str) -> Tenso
     return out
 
 
+def fixed_boxes(geometry: Geometry, pool: tuple[int, ...], *parts: int | str) -> Tensor:
+    """int64 (n, 4): where the digits of `fixed_scenes` lie, for a pool of that shape (n, h, w)."""
+    n, h, w = pool
+    starts = range(0, n, CHUNK)
+    found = [layout(geometry, (n, h, w), np.arange(s, min(s + CHUNK, n)), *parts, s) for s in starts]
+    x, y = (np.concatenate([getattr(where, axis) for where in found]) for axis in ("x", "y"))
+    return torch.from_numpy(np.stack([x, y, x + w, y + h], 1))
+
+
 def misfit(geometry: Geometry, digit: Sequence[int]) -> str | None:
     """Which configured size cannot work with digits of (h, w) pixels, in words; None if all fit."""
     h, w = digit

@@ -51,6 +51,7 @@ class ConvNet(GlimpseModel):
     reads_sequences = True
     sized = True
     stochastic = moves = False
+    is_backbone = True  # `layers` give the features, `output` reads them
 
     def __init__(
         self,

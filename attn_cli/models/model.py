@@ -21,6 +21,7 @@ class GlimpseModel(nn.Module):
     sequence: bool = False  # whether the answer is a sequence
     stochastic: bool = True  # whether paths differ, so that averaging over them makes sense
     moves: bool = True  # whether it looks at parts of the image
+    masks: bool = False  # whether a glimpse is the image times a mask
     every_step: bool = False  # whether it answers after every glimpse, and all answers count
     sized: bool = False  # whether the constructor wants the size of the images, as `height` and `width`
     noises: int = 2  # numbers that a step is given to choose a location
@@ -45,7 +46,8 @@ class GlimpseModel(nn.Module):
 
         The new state has `hidden` (R, D), what the answer is read from; `location` (R, 2) of the glimpse; `log_prob`
         (R,) of that location, None where no policy chose it; `emitter` (R, D), the state that chose it; `patches`
-        (R, k, C, g, g), what was seen.
+        (R, k, C, g, g), what was seen; with `masks`, `mask` (R, H, W). Soft attention has `shift` (R, 2), `sigma`
+        (R,), too, see trace.py.
         """
         raise TypeError(f"{type(self).__name__} has no step")
 

@@ -68,6 +68,10 @@ def rollout(
         height, width = images_BCHW.shape[-2:]
         trace.patches = torch.stack([s.patches for s in states], 1).unflatten(0, (M, B))
         trace.boxes = torch.stack([model.boxes(s, height, width) for s in states], 1).unflatten(0, (M, B))
+        for name in ("mask", "sigma"):
+            if getattr(state, name, None) is not None:
+                values = torch.stack([getattr(s, name) for s in states], 1).unflatten(0, (M, B))
+                setattr(trace, f"{name}s", values)
     return logits, trace
 
 

@@ -1,7 +1,8 @@
 """Recurrent Soft Attention Model for Common Object Recognition. Ren, 2017 (arXiv 1705.01921).
 
 Implemented: the down-sample network, the context memory C0 that makes a mask over the whole image, the glimpse network,
-the memory C1 that answers after every glimpse, and its feedback to C0 (Figure 2); the arms of Figure 3.
+the memory C1 that answers after every glimpse, and its feedback to C0 (Figure 2); the arms of Figure 3; any ConvNet of
+ours as the glimpse network.
 
 Choices that the paper leaves open are those of the author's code:
  1. Sizes: 1,340,958 parameters for 32×32 RGB images and ten classes.
@@ -19,12 +20,14 @@ Legend: B images, M paths (1 by nature), R = M·B rows, N glimpses, K classes, D
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from attn_cli.config import registry
 from attn_cli.config.model_sections import Rsam
 from attn_cli.config.schema import Glimpses, Scales
 from attn_cli.errors import Refused
@@ -49,7 +52,7 @@ class State:
     cell: Tensor  # (R, D)
     mask: Tensor | None = None  # (R, H, W) of the latest glimpse
     location: Tensor | None = None  # (R, 2) the centre of the image
-    patches: Tensor | None = None  # (R, 1, C, H, W) the masked image, scaled to [0, 1]
+    patches: Tensor | None = None  # (R, 1, C, H, W) the image with its black at 0 times the mask, for pictures
     log_prob: Tensor | None = None  # never there: nothing is chosen
     emitter: Tensor | None = None
 
@@ -79,7 +82,7 @@ class Blocks(nn.Sequential):
 class RSAM(GlimpseModel):
     sized = True
     stochastic = moves = False
-    every_step = True
+    every_step = masks = True
 
     def __init__(
         self,
@@ -119,8 +122,12 @@ class RSAM(GlimpseModel):
             )
         self.context = nn.LSTMCell(self.features, D)  # C0
         self.mask = nn.Sequential(nn.Linear(D, height * width), nn.BatchNorm1d(height * width), nn.ReLU())
-        self.look = Blocks(channels, height, width, LOOK)
-        seen = self.look.shape[0] * self.look.shape[1] * self.look.shape[2]
+        self.look: nn.Module
+        if config.backbone is None:
+            blocks = Blocks(channels, height, width, LOOK)
+            self.look, self.look_adds, seen = blocks, blocks.adds, math.prod(blocks.shape)
+        else:
+            self.look, self.look_adds, seen = backbone(config, channels, classes, height, width)
         self.memory = nn.LSTMCell(seen, D)  # C1
         self.classifier = nn.Linear(D, classes)
         self.size = (height, width)
@@ -151,7 +158,7 @@ class RSAM(GlimpseModel):
             cell=cell,
             mask=mask,
             location=mask.new_zeros(mask.shape[0], 2),
-            patches=((masked.detach() + 1) / 2).clamp(0, 1)[:, None],
+            patches=((state.pixels + 1) / 2 * mask.detach()[:, None]).clamp(0, 1)[:, None],
         )
 
     def classify(self, hidden: Tensor) -> Tensor:
@@ -177,6 +184,17 @@ class RSAM(GlimpseModel):
         mask = self.mask[0].weight
         assert isinstance(mask, Tensor)
         times = 2 if self.config.feedback else 1
-        step = times * cell(self.context) + mask.numel() + self.look.adds + cell(self.memory)
+        step = times * cell(self.context) + mask.numel() + self.look_adds + cell(self.memory)
         forward = self.down_adds + self.glimpses * (step + self.classifier.weight.numel())
         return 3 * forward - self.down_first if training else forward
+
+
+def backbone(config: Rsam, channels: int, classes: int, height: int, width: int) -> tuple[nn.Module, int, int]:
+    """A ConvNet without its last layer, its multiply-adds for an image, and how many features it gives."""
+    assert config.backbone is not None
+    name = config.backbone.name
+    network = registry.load("model", name)
+    if not getattr(network, "is_backbone", False):
+        raise Refused(f"model.backbone={name} is no network for the whole image: use one such as convnet_10_small.")
+    made = network(config.backbone, None, None, channels=channels, classes=classes, height=height, width=width)
+    return made.layers, sum(made.adds[:-1]), made.output.in_features

@@ -61,6 +61,7 @@ class State:
     location: Tensor | None = None  # (R, 2) centre of the latest grid, the image spanning [-1, 1]
     shift: Tensor | None = None  # (R, 2) how far the centre was asked to move, same units
     box: Tensor | None = None  # (R, 1, 4) x0, y0, x1, y1 in pixels
+    sigma: Tensor | None = None  # (R,) of the filters, in pixels
     patches: Tensor | None = None  # (R, 1, C, g, g) what was seen there
     log_prob: Tensor | None = None  # never there: nothing is drawn from a policy
     emitter: Tensor | None = None
@@ -180,6 +181,7 @@ class SoftRAM(GlimpseModel):
             location=grid.centre,
             shift=shift,
             box=boxes(grid, self.size, state.canvas.height, state.canvas.width),
+            sigma=grid.sigma,
             patches=seen[:, None],
         )
 

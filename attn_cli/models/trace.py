@@ -26,3 +26,5 @@ class Trace:
     patches: Tensor | None = None  # (M, B, N, k, C, g, g) in [0, 1], what the retina delivered
     boxes: Tensor | None = None  # (M, B, N, k, 4) x0, y0, x1, y1 in pixels of the image, x1 and y1 exclusive
     shifts: Tensor | None = None  # (M, B, N, 2) by how much attention was asked to move; of soft attention alone
+    masks: Tensor | None = None  # (M, B, N, H, W) what multiplied the image
+    sigmas: Tensor | None = None  # (M, B, N) standard deviation of the filters in pixels; of Gaussian grids

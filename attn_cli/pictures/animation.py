@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from attn_cli.pictures import drawing
-from attn_cli.pictures.drawing import FAINT, FRAME, INK, PAGE, RIGHT, WRONG, Colour, compose_glimpse
+from attn_cli.pictures.drawing import FAINT, FRAME, INK, PAGE, RIGHT, SENSOR, WRONG, Colour, compose_glimpse
 from attn_cli.pictures.writing import write
 
 if TYPE_CHECKING:
@@ -33,7 +33,6 @@ BAR, BAR_ROOM, SHARE_ROOM, NAME_ROOM = 20, 150, 58, 130  # a bar's pitch and len
 MOST_BARS = 12
 OUTSIDE = (226, 228, 232)  # behind sensor boxes that reach out of the image
 EMPTY = (243, 244, 247)  # a bar's unfilled part
-SENSOR = ((255, 196, 0), (255, 145, 0), (235, 95, 200), (120, 130, 255))  # finest patch first
 
 
 def glimpse_animation(
@@ -95,7 +94,10 @@ def _scene(
     locations, patches, boxes, logits = (v[: answer.glimpses] for v in (locations, patches, boxes, logits))
     per_glimpse = [truths[t // pace] for t in range(answer.glimpses)]
     chances = drawing.probabilities(logits)
-    return _Scene.of(drawing.array(image), patches, boxes, chances, per_glimpse, titles, names), locations
+    sigmas = None if trace.sigmas is None else drawing.array(trace.sigmas)[sample, index]
+    everywhere = trace.masks is not None
+    scene = _Scene.of(drawing.array(image), patches, boxes, chances, per_glimpse, titles, names, sigmas, everywhere)
+    return scene, locations
 
 
 def _write_gif(frames: list[Image.Image], palette: list[Colour], grey: bool, path: Path | str) -> Path:
@@ -126,6 +128,8 @@ class _Scene:
     glimpse_zoom: float
     glimpse_side: int
     name_room: int
+    sigmas: np.ndarray | None  # (N,) of Gaussian grids, in pixels of the image
+    everywhere: bool  # masks look everywhere: no box, no path
 
     @staticmethod
     def of(
@@ -136,6 +140,8 @@ class _Scene:
         truths: list[int],
         titles: list[str],
         class_names: Sequence[str],
+        sigmas: np.ndarray | None,
+        everywhere: bool,
     ) -> _Scene:
         image = drawing.to_image(pixels.transpose(1, 2, 0))
         width, height = image.size
@@ -169,6 +175,8 @@ class _Scene:
             glimpse_zoom=glimpse_zoom,
             glimpse_side=max(1, round(whole * glimpse_zoom)),
             name_room=round(max(face.getlength(name) for name in names)),
+            sigmas=sigmas,
+            everywhere=everywhere,
         )
 
     @property
@@ -214,14 +222,14 @@ class _Scene:
 
         top = 2 * HEADING
         picture = self.picture.copy()
-        for scale in reversed(range(self.boxes.shape[1])):
+        for scale in () if self.everywhere else reversed(range(self.boxes.shape[1])):
             edges = (self.boxes[t, scale] + self.margin) * self.zoom
-            x0, y0, x1, y1 = (round(float(v)) for v in edges)
-            outline = SENSOR[scale % len(SENSOR)]
-            ImageDraw.Draw(picture).rectangle((x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)), outline=outline, width=2)
+            width = 2 if self.sigmas is None else drawing.thickness(self.sigmas[t], self.zoom)
+            drawing.draw_region(picture, edges, SENSOR[scale % len(SENSOR)], width)
         drawing.place(page, picture, GAP, top)
-        places = drawing.to_pixels(locations[: t + 1], self.height, self.width)
-        drawing.draw_path(page, (places + self.margin) * self.zoom + (GAP, top), colour)
+        if not self.everywhere:
+            places = drawing.to_pixels(locations[: t + 1], self.height, self.width)
+            drawing.draw_path(page, (places + self.margin) * self.zoom + (GAP, top), colour)
 
         seen = drawing.to_image(compose_glimpse(self.patches[t]))
         drawing.place(page, drawing.enlarge(seen, self.glimpse_zoom), self.glimpse_x, top)

@@ -24,6 +24,7 @@ INK: Colour = (30, 34, 40)
 FAINT: Colour = (110, 116, 125)
 FRAME: Colour = (190, 194, 200)
 PAGE: Colour = (255, 255, 255)
+SENSOR: tuple[Colour, ...] = ((255, 196, 0), (255, 145, 0), (235, 95, 200), (120, 130, 255))  # finest patch first
 
 LINE = 3  # width of the path in pixels of the page
 DISC = 5  # radius of the filled circle
@@ -135,6 +136,17 @@ def place(page: Image.Image, image: Image.Image, x: int, y: int) -> None:
 def to_pixels(locations_N2: np.ndarray, height: int, width: int) -> np.ndarray:
     """Locations (x, y) in [-1, 1] → places in pixels of the image; its edges are at 0 and its width or height."""
     return (np.asarray(locations_N2, float) + 1) / 2 * (width, height)
+
+
+def draw_region(picture: Image.Image, box_4: np.ndarray, colour: Colour, width: int = 2) -> None:
+    """The outline of x0, y0, x1, y1 in pixels of the picture, x1 and y1 exclusive."""
+    x0, y0, x1, y1 = (round(float(v)) for v in box_4)
+    ImageDraw.Draw(picture).rectangle((x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)), outline=colour, width=width)
+
+
+def thickness(sigma: float, zoom: float) -> int:
+    """Of the outline of a grid of Gaussian filters: their standard deviation, in pixels of the page, within bounds."""
+    return int(np.clip(round(float(sigma) * zoom), 1, 8))
 
 
 def draw_path(page: Image.Image, places_N2: np.ndarray, colour: Colour) -> None:

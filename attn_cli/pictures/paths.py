@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image, ImageDraw
 
 from attn_cli.pictures import drawing
-from attn_cli.pictures.drawing import FAINT, INK, PAGE, RIGHT, WRONG, compose_glimpse
+from attn_cli.pictures.drawing import FAINT, INK, PAGE, RIGHT, SENSOR, WRONG, compose_glimpse
 from attn_cli.pictures.writing import write
 
 if TYPE_CHECKING:
@@ -43,7 +43,8 @@ def glimpse_path_figure(
 
     images (B, C, H, W) uint8, labels (B,) or of sequences (B, S), trace recorded, all of the same B images. Of a
     sequence the glimpses up to the end that was read are drawn, and on the last one of each target what was read
-    there. Writes a PNG and returns its path.
+    there. Of Gaussian grids the regions are drawn, too, as thick as the filters are wide; of masks no path. Writes a
+    PNG and returns its path.
     Errors: `ValueError` if the trace was not recorded or is of other images.
     """
     return _write_png(_page(images, trace, labels, class_names, sample), path)
@@ -109,7 +110,13 @@ def _page(
         caption_y = top + b * pitch
         _caption(draw, caption_y, page_width, answer, class_names)
         y = caption_y + CAPTION
-        drawing.place(page, drawing.enlarge(drawing.to_image(pixels[b].transpose(1, 2, 0)), zoom), column[0], y)
+        picture = drawing.enlarge(drawing.to_image(pixels[b].transpose(1, 2, 0)), zoom)
+        if trace.sigmas is not None:  # regions whose outline is as thick as the filters are wide
+            boxes, sigmas = (values[sample, b] for values in drawing.recorded(trace, "boxes", "sigmas"))
+            for t in range(answer.glimpses):
+                width = drawing.thickness(sigmas[t], zoom)
+                drawing.draw_region(picture, boxes[t, 0] * zoom, SENSOR[t % len(SENSOR)], width)
+        drawing.place(page, picture, column[0], y)
         for t in range(answer.glimpses):
             seen = drawing.to_image(compose_glimpse(patches[b, t]))
             drawing.place(page, drawing.enlarge(seen, glimpse_zoom), column[t + 1], y)
@@ -119,7 +126,8 @@ def _page(
                 text = "end" if said == [END] else drawing.class_name(class_names, said[0])
                 _stamp(draw, column[t + 1], y, text, said == truth)
         places = drawing.to_pixels(locations[b, : answer.glimpses], height, width) * zoom + (column[0], y)
-        drawing.draw_path(page, places, RIGHT if answer.right else WRONG)
+        if trace.masks is None:  # which look everywhere
+            drawing.draw_path(page, places, RIGHT if answer.right else WRONG)
     _legend(page, draw, page.height - HEADING)
     return page
 

@@ -43,6 +43,9 @@ RESULT_NAMES = {
     "val_error": "validation error",
     "test_error": "test error",
     "mc_samples": "paths averaged",
+    "mask_zeros": "zeros of the masks",
+    "mean_mask": "mean of the masks",
+    "mislocalised_errors": "not looked at",
     "seconds": "time",
     "images_per_second": "images per second",
     "device": "device",
@@ -89,6 +92,12 @@ def result_table(result: Row) -> Table:
             text = f"{float(value):,.0f}"
         elif key == "mc_samples":
             text = str(value) if value else "the mean-location path"
+        elif key == "mask_zeros":
+            text = " ".join(f"{share:.1f}" for share in value) + " %, by glimpse"
+        elif key == "mean_mask":
+            text = " ".join(f"{mean:.2f}" for mean in value) + ", by glimpse"
+        elif key == "mislocalised_errors":
+            text = f"{value:.1f} % of the errors"
         elif key == "versions":
             text = ", ".join(f"{name} {version}" for name, version in value.items())
         else:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from attn_cli.data.keys import draws
-from attn_cli.data.scenes import Geometry, Layout, fixed_scenes, layout, misfit, render, scenes
+from attn_cli.data.scenes import Geometry, Layout, fixed_boxes, fixed_scenes, layout, misfit, render, scenes
 
 GEOMETRIES = [
     (Geometry(28, 28, 0, 8, True), (28, 28)),
@@ -113,6 +113,19 @@ def test_fixed_scenes_are_these_scenes() -> None:
         made = fixed_scenes(geometry, digits, "fixed", "test")
         assert hashlib.sha256(made.numpy().tobytes()).hexdigest()[:16] == expected
         assert torch.equal(made, fixed_scenes(geometry, digits, "fixed", "test"))
+
+
+@pytest.mark.parametrize("translate", [True, False])
+def test_boxes_are_where_the_digits_of_fixed_scenes_lie(translate: bool) -> None:
+    """A digit whose corners are inked fills its box exactly."""
+    digits = torch.zeros(1100, 28, 20, dtype=torch.uint8)  # more than one chunk
+    digits[:, 0, 0] = digits[:, -1, -1] = 255
+    geometry = Geometry(60, 50, 0, 8, translate)
+    boxes = fixed_boxes(geometry, tuple(digits.shape), "fixed", "test")
+    for scene, box in zip(fixed_scenes(geometry, digits, "fixed", "test"), boxes.tolist(), strict=True):
+        (y0, x0), (y1, x1) = scene.nonzero().tolist()
+        assert box == [x0, y0, x1 + 1, y1 + 1]
+    assert (len(boxes.unique(dim=0)) > 500) == translate
 
 
 def test_misfits_are_named() -> None:

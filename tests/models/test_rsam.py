@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from attn_cli.config.model_sections import Rsam
+from attn_cli.config.model_sections import ConvNet, Rsam
 from attn_cli.config.schema import Glimpses, Scales
 from attn_cli.errors import Refused
 from attn_cli.learning.objectives import supervised_steps
@@ -36,7 +36,12 @@ def test_parameters_of_the_authors_model():
     assert sum(p.numel() for p in make().parameters()) == 1_340_958
 
 
-@pytest.mark.parametrize("changes", [{}, {"feedback": False}, {"down_sample": "fc"}])
+BACKBONE = ConvNet(
+    filters=(4, 6), kernels=(5, 3), strides=(1, 2), pools=(2, 1), pool_padding=0, hidden=(12,), dropout=0.0
+)
+
+
+@pytest.mark.parametrize("changes", [{}, {"feedback": False}, {"down_sample": "fc"}, {"backbone": BACKBONE}])
 def test_multiply_adds_against_torch(changes):
     model = make(glimpses=3, **changes)
     with FlopCounterMode(display=False) as counter:
@@ -44,7 +49,9 @@ def test_multiply_adds_against_torch(changes):
     assert counter.get_total_flops() / 2 == 6 * model.multiply_adds()
 
 
-@pytest.mark.parametrize("changes", [{}, {"feedback": False}, {"down_sample": "fc"}, {"features_norm": True}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"feedback": False}, {"down_sample": "fc"}, {"features_norm": True}, {"backbone": BACKBONE}]
+)
 def test_gradients_reach_every_part(changes):
     model = make(**changes)
     logits, trace = run(model)
@@ -119,6 +126,25 @@ def test_the_features_of_the_image_are_worked_out_once():
 
     again.step = refreshed
     assert torch.allclose(run(again)[0], once, atol=1e-5)
+
+
+def test_a_convnet_as_the_glimpse_network():
+    """Its layers but the last read the masked image, and its features enter C1."""
+    model = make(backbone=BACKBONE).eval()
+    assert model.memory.input_size == 12 and not any(isinstance(m, torch.nn.BatchNorm2d) for m in model.look.modules())
+    state = model.start(images(), 1)
+    seen = model.step(state, torch.zeros(6, 2))
+    hidden, _ = model.memory(model.look(state.pixels * seen.mask[:, None]), (state.hidden, state.cell))
+    assert torch.allclose(seen.hidden, hidden, atol=1e-6)
+    with pytest.raises(Refused, match="model.backbone=rsam is no network for the whole image"):
+        make(backbone=Rsam())
+
+
+def test_masks_are_recorded():
+    trace = run(make().eval(), record=True)[1]
+    assert trace.masks.shape == (1, 6, 4, 32, 32) and trace.masks.min() == 0
+    shown = images()[2].float() / 255 * trace.masks[0, 2, 3]
+    assert torch.allclose(trace.patches[0, 2, 3, 0], shown.clamp(max=1), atol=1e-5)
 
 
 def test_sizes_that_do_not_fit_are_refused():

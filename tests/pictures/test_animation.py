@@ -74,6 +74,22 @@ def test_sensor_boxes_come_from_the_trace_and_may_reach_outside(tmp_path, make_t
         assert colour(1, x, y) == (fine if x == -2 else coarse)
 
 
+def test_outlines_of_gaussian_grids_and_none_of_masks(tmp_path, make_trace, blue, finder) -> None:
+    trace = make_trace([[[(0.9, 0.9)]]], [0], scales=1)
+    trace.boxes[0, 0, 0] = torch.tensor([[4, 6, 14, 20]])
+    trace.sigmas = torch.tensor([[[0.5]]])
+    ((page,), _) = frames(glimpse_animation(blue(1, 28, 28)[0], trace, 0, 0, NAMES, tmp_path / "a.gif"))
+    (panel,) = finder(page).panels()
+    zoom = (panel[2] - panel[0]) // 28
+    row = page[panel[1] + 12 * zoom, panel[0] + 4 * zoom - 2 : panel[0] + 4 * zoom + 10]
+    assert [tuple(v) == animation.SENSOR[0] for v in row] == [False] * 2 + [True] * (zoom // 2) + [False] * 5
+    trace.masks = torch.ones(1, 1, 1, 28, 28)
+    ((page,), _) = frames(glimpse_animation(blue(1, 28, 28)[0], trace, 0, 0, NAMES, tmp_path / "b.gif"))
+    (panel,) = finder(page).panels()
+    shown = page[panel[1] : panel[3], panel[0] : panel[2]].reshape(-1, 3)
+    assert len(np.unique(shown, axis=0)) == 1
+
+
 def bar_lengths(page: np.ndarray, colour: tuple[int, int, int]) -> dict[int, int]:
     """Row of bars → pixels of this colour in the middle of the bar; beside the glimpse only."""
     found = {}

@@ -85,6 +85,30 @@ def test_one_glimpse_is_both_first_and_last(tmp_path, make_trace, blue, finder) 
         assert seen == ["green", "gap", "green", "blue"]  # a disc within a circle
 
 
+def test_regions_of_soft_attention_have_outlines_as_thick_as_their_filters(tmp_path, make_trace, blue, finder) -> None:
+    trace = make_trace([[[(0.0, 0.0), (0.0, 0.0)]]], [0], scales=1)
+    trace.boxes = torch.tensor([[[[[7.0, 7, 21, 21]], [[-5, 14, 14, 40]]]]])  # the second reaches out of the image
+    trace.sigmas = torch.tensor([[[0.5, 1.0]]])
+    page = finder(np.asarray(Image.open(glimpse_path_figure(blue(1, 28, 28), trace, [0], NAMES, tmp_path / "p.png"))))
+    ((x0, y0, x1, _),) = page.panels()
+    zoom = (x1 - x0) / 28
+    for column, row, glimpse, thick in ((7, 10, 0, round(0.5 * zoom)), (10, 14, 1, round(zoom))):
+        along = (1, 0) if glimpse == 0 else (0, 1)  # across the left edge, across the top edge
+        places = [
+            (round(y0 + row * zoom) + along[1] * i, round(x0 + column * zoom) + along[0] * i) for i in range(-3, 12)
+        ]
+        hit = [tuple(page.pixels[place]) == drawing.SENSOR[glimpse] for place in places]
+        assert hit == [False] * 3 + [True] * thick + [False] * (12 - thick)
+
+
+def test_masks_have_no_path(tmp_path, make_trace, blue, finder) -> None:
+    trace = make_trace([[[(0.0, 0.0)]]], [0], scales=1)
+    trace.masks = torch.ones(1, 1, 1, 28, 28)
+    page = finder(np.asarray(Image.open(glimpse_path_figure(blue(1, 28, 28), trace, [0], NAMES, tmp_path / "p.png"))))
+    ((x0, y0, x1, y1),) = page.panels()
+    assert (abs(page.pixels[y0:y1, x0:x1] - (20, 40, 180)) <= 2).all()
+
+
 def test_circles_at_the_border_are_whole(tmp_path, make_trace, blue, finder) -> None:
     trace = make_trace([[[(1, -1), (-1, 1)]]], [0])
     page = finder(np.asarray(Image.open(glimpse_path_figure(blue(1, 28, 28), trace, [1], NAMES, tmp_path / "p.png"))))

@@ -1,0 +1,72 @@
+"""What a model attended to, in numbers: how much of its masks is zero, and whether errors come from looking elsewhere.
+
+Legend: n images, B images at a time, N glimpses, H × W image.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from attn_cli.inference.monte_carlo import evaluation_noise
+from attn_cli.models.model import GlimpseModel
+from attn_cli.models.rollout import rollout
+from attn_cli.models.trace import Trace
+
+AT_A_TIME = 250  # images: what was seen at every glimpse is kept
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Shares in %."""
+
+    mask_zeros: tuple[float, ...] | None  # of the mask's entries, for each glimpse; None without masks
+    mean_mask: tuple[float, ...] | None  # brightness of the mask, for each glimpse (a factor, no share)
+    mislocalised: (
+        float | None
+    )  # of the errors: images in which no glimpse was centred on the object; None without boxes
+
+
+@torch.no_grad()
+def attention(
+    model: GlimpseModel, images_nCHW: Tensor, labels_n: Tensor, boxes_n4: Tensor | None = None, seed: int = 0
+) -> Attention:
+    """Along the mean-location path of a model with one answer. `boxes` are of the objects, x0, y0, x1, y1 in pixels, x1
+    and y1 exclusive.
+
+    An object counts as found if the centre of any glimpse lies in its box; Semeniuta & Barth, section IV.A, do not say
+    when they call an error one of localisation.
+    """
+    was_training, n = model.training, len(images_nCHW)
+    model.eval()
+    noise = evaluation_noise(seed, 0, 0, n, model.steps, model.noises)
+    zeros, sums = torch.zeros(model.steps), torch.zeros(model.steps)
+    errors = elsewhere = 0
+    for low in range(0, n, AT_A_TIME):
+        part = slice(low, low + AT_A_TIME)
+        images = images_nCHW[part]
+        logits, trace = rollout(model, images, noise[None, part].to(images.device), greedy=True, record=True)
+        if trace.masks is not None:
+            masks_BNHW = trace.masks[0]
+            zeros += (masks_BNHW == 0).float().mean((2, 3)).sum(0).cpu()
+            sums += masks_BNHW.mean((2, 3)).sum(0).cpu()
+        if boxes_n4 is not None:
+            wrong = logits[0].argmax(-1) != labels_n[part]
+            errors += int(wrong.sum())
+            elsewhere += int((wrong & ~found(trace, boxes_n4[part], *images.shape[-2:])).sum())
+    model.train(was_training)
+    return Attention(
+        tuple((100 * zeros / n).tolist()) if model.masks else None,
+        tuple((sums / n).tolist()) if model.masks else None,
+        100 * elsewhere / max(errors, 1) if boxes_n4 is not None else None,
+    )
+
+
+def found(trace: Trace, boxes_B4: Tensor, height: int, width: int) -> Tensor:
+    """Whether the centre of any glimpse of the first path lies in the box, bool (B,)."""
+    size = trace.locations.new_tensor([width, height])
+    places_BN2 = (trace.locations[0] + 1) / 2 * size
+    box = boxes_B4.to(places_BN2.device)[:, None]
+    return ((places_BN2 >= box[..., :2]) & (places_BN2 < box[..., 2:])).all(-1).any(1)
