@@ -1,9 +1,9 @@
 """`attn bench`: speed of the training step, in units that another machine can compare.
 
 For each shape: images/s; multiply-adds/s as a share of this machine's own matrix-product rate; the ratio to a plain
-step whose retina is cut image by image; what Lightning's loop adds; the time of one glimpse; the largest memory; on a
-GPU the kernel launches of a step. Everything that is compared is measured in turns within one run, and medians are
-compared.
+step whose retina is cut image by image; what Lightning's loop adds; the time of one glimpse; the time of a Gaussian grid
+in that of its own matrix products; the largest memory; on a GPU the kernel launches of a step. Everything that is
+compared is measured in turns within one run, and medians are compared.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from attn_cli.config import schema
 from attn_cli.data.splits import DataInfo
 from attn_cli.devices import choose_device, prepare_cpu
 from attn_cli.errors import Refused
+from attn_cli.glimpses.gaussian import Grid, extract
 from attn_cli.glimpses.reference import LoopRetina
 from attn_cli.learning.compiling import compiler_found
 from attn_cli.learning.guards import Checkpoints, FiniteGuard, SignalGuard
@@ -48,14 +49,17 @@ class Shape:
     glimpses: int  # per target
     size: int
     scales: int
-    model: schema.Ram | schema.Dram = schema.Ram()
+    model: schema.Ram | schema.Dram | schema.SoftRam | schema.Rsam = schema.Ram()
     classes: int = 10
     length: int = 0  # of the longest sequence; 0: one answer
+    channels: int = 1
 
     def __str__(self) -> str:
-        glimpses = self.glimpses * (self.length + 1)
-        sensor = f"{self.height}x{self.width}, {glimpses} glimpses {self.size}x{self.size}x{self.scales}"
-        return sensor if isinstance(self.model, schema.Ram) else f"DRAM {sensor}"
+        glimpses = f"{self.height}x{self.width}, {self.glimpses * (self.length + 1)} glimpses"
+        if isinstance(self.model, schema.Rsam):
+            return f"RSAM {glimpses}"
+        name = {"Ram": "", "Dram": "DRAM ", "SoftRam": "Soft RAM "}[type(self.model).__name__]
+        return f"{name}{glimpses} {self.size}x{self.size}x{self.scales}"
 
 
 PAIRS = schema.Dram(name="dram_mnist", glimpse="fc", filters=(16, 16, 32), features=256, coarse=24, unit_width=20.0)
@@ -66,6 +70,8 @@ SHAPES = {
     "800x800": Shape(800, 800, 8, 12, 4),
     "pairs": Shape(100, 100, 4, 12, 2, PAIRS, classes=55),
     "svhn": Shape(54, 54, 3, 12, 1, schema.Dram(stop_at_mistake=False), length=5),
+    "soft_ram": Shape(100, 100, 4, 12, 1, schema.SoftRam()),
+    "rsam": Shape(32, 32, 4, 8, 1, schema.Rsam(), channels=3),
 }
 
 
@@ -74,12 +80,10 @@ class SyntheticData:
 
     def __init__(self, shape: Shape, batch_size: int, steps: int, device: torch.device):
         names = tuple(str(k) for k in range(shape.classes))
-        size = (1, shape.height, shape.width, shape.classes)
+        size = (shape.channels, shape.height, shape.width, shape.classes)
         self.info = DataInfo("synthetic", *size, names, 0, batch_size * steps, 0, 0, shape.length)
         generator = torch.Generator().manual_seed(0)
-        images = torch.randint(
-            0, 256, (batch_size, 1, shape.height, shape.width), dtype=torch.uint8, generator=generator
-        )
+        images = torch.randint(0, 256, (batch_size, *size[:3]), dtype=torch.uint8, generator=generator)
         self.images, self.steps = images.to(device), steps
         labels = torch.randint(0, shape.classes, (batch_size, shape.length + 1), generator=generator)
         if shape.length:  # the longest sequences, so that every glimpse counts
@@ -121,9 +125,13 @@ def run(config: schema.Bench) -> list[dict[str, Any]]:
 
 
 def measure_shape(shape: Shape, config: schema.Bench, device: torch.device, use_compile: bool) -> dict[str, Any]:
-    alone = {"samples": 1, "baseline": "learned", "reward": "correct"}  # as in the papers
+    model, samples = shape.model, 1  # soft attention has one path
+    if isinstance(model, (schema.Ram, schema.Dram)):
+        samples = config.samples
+        alone = {"samples": 1, "baseline": "learned", "reward": "correct"}  # as in the papers
+        model = replace(model, **(alone if samples == 1 else {"samples": samples}))  # type: ignore[arg-type]
     settings = schema.Config(
-        model=replace(shape.model, **(alone if config.samples == 1 else {"samples": config.samples})),  # type: ignore[arg-type]
+        model=model,
         data=schema.Scenes(height=shape.height, width=shape.width),
         glimpses=schema.Glimpses(shape.glimpses, shape.size),
         scales=schema.Scales(shape.scales),
@@ -136,16 +144,19 @@ def measure_shape(shape: Shape, config: schema.Bench, device: torch.device, use_
     step, product = training_step(learner, data), matrix_product(device)
     step()
     memory = peak_memory(device)
-    reference = training_step(make_learner(settings, data, device, False, loops=True), data)
     glimpse = one_glimpse(learner, data)
     seconds = in_turns({"step": step, "product": product, "glimpse": glimpse}, config.seconds, device)
-    slow = in_turns({"step": step, "reference": reference}, config.seconds, device)
+    slower = None
+    if hasattr(learner.model, "retina"):
+        reference = training_step(make_learner(settings, data, device, False, loops=True), data)
+        slow = in_turns({"step": step, "reference": reference}, config.seconds, device)
+        slower = slow["reference"] / slow["step"]
     data.steps = max(6, min(100, int(1 / seconds["step"])))
     loop = lightning_step(settings, data, learner, step, device)
-    adds = learner.model.multiply_adds(training=True) * config.samples * config.batch_size
+    adds = learner.model.multiply_adds(training=True) * samples * config.batch_size
     row = {
         "shape": str(shape),
-        "samples": config.samples,
+        "samples": samples,
         "threads": config.threads,
         "device": str(device),
         "compiled": use_compile,
@@ -154,10 +165,11 @@ def measure_shape(shape: Shape, config: schema.Bench, device: torch.device, use_
         "multiply_adds_per_second": adds / seconds["step"],
         "sgemm_multiply_adds_per_second": MATRIX**3 / seconds["product"],
         "sgemm_share": adds / seconds["step"] / (MATRIX**3 / seconds["product"]),
-        "ratio_to_reference": slow["reference"] / slow["step"],
+        "ratio_to_reference": slower,
         "lightning_ms": 1e3 * loop,
         "lightning_share": loop / seconds["step"],
         "glimpse_us": 1e6 * seconds["glimpse"] / config.batch_size,
+        "grid_ratio": grid_ratio(data, shape.size, config.seconds, device) if learner.model.noises > 2 else None,
         "peak_memory_mb": memory,
         "kernel_launches": kernel_launches(step) if device.type == "cuda" else None,
     }
@@ -241,7 +253,8 @@ def one_glimpse(learner: Learner, data: SyntheticData) -> Callable[[], None]:
     """A step of the model without gradient: choose a location, look, think. The margin around the images is made
     once.
     """
-    model, noise = learner.model, torch.randn(data.images.shape[0], 2, device=data.images.device)
+    model = learner.model
+    noise = torch.randn(data.images.shape[0], model.noises, device=data.images.device)
     state = model.start(data.images, 1)
 
     def glimpse() -> None:
@@ -249,6 +262,32 @@ def one_glimpse(learner: Learner, data: SyntheticData) -> Callable[[], None]:
             model.step(state, noise)
 
     return glimpse
+
+
+def grid_ratio(data: SyntheticData, size: int, seconds: float, device: torch.device) -> float:
+    """Time of a Gaussian grid, forward and backward, in that of the products it is made of."""
+    images = data.images.float() / 255
+    B, C, H, W = images.shape
+    centre, stride = torch.rand(B, 2, device=device) - 0.5, torch.rand(B, 2, device=device) + 1.0
+    sigma, gain = torch.rand(B, device=device) + 0.5, torch.rand(B, device=device) + 0.5
+    leaves = [value.requires_grad_() for value in (centre, stride, sigma, gain)]
+    upstream = torch.ones(B, C, size, size, device=device)
+    rows, across = images.reshape(B, C * H, W), torch.rand(B, size, W, device=device)
+    down, part = torch.rand(B, size, H, device=device), torch.rand(B, H, C * size, device=device)
+    error, change = torch.rand(B, size, C * size, device=device), torch.rand(B, C * H, size, device=device)
+
+    def grid() -> None:
+        torch.autograd.grad(extract(images, Grid(centre, stride, sigma, gain), size), leaves, upstream)
+
+    def products() -> None:
+        torch.bmm(rows, across.transpose(1, 2))
+        torch.bmm(down, part)
+        torch.bmm(error, part.transpose(1, 2))  # the gradient of each filter bank, and of what lies between them
+        torch.bmm(down.transpose(1, 2), error)
+        torch.bmm(change.transpose(1, 2), rows)
+
+    measured = in_turns({"grid": grid, "products": products}, seconds, device)
+    return measured["grid"] / measured["products"]
 
 
 def in_turns(functions: dict[str, Callable[[], None]], seconds: float, device: torch.device) -> dict[str, float]:

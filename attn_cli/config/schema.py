@@ -178,8 +178,8 @@ class Bench:
 
     output: str | None = None  # JSON file
     shapes: tuple[str, ...] = dataclasses.field(
-        default=("28x28", "60x60", "100x100", "800x800", "pairs", "svhn"),
-        metadata={"choices": ("28x28", "60x60", "100x100", "800x800", "pairs", "svhn")},
+        default=("28x28", "60x60", "100x100", "800x800", "pairs", "svhn", "soft_ram", "rsam"),
+        metadata={"choices": ("28x28", "60x60", "100x100", "800x800", "pairs", "svhn", "soft_ram", "rsam")},
     )
     batch_size: int = bounded(128, 1, 65536)
     samples: int = bounded(4, 1, 64)  # M, paths per image

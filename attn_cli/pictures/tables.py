@@ -61,6 +61,7 @@ BENCH_FORMATS = {
     "ratio_to_reference": "{:.1f}",
     "lightning_share": "{:.1%}",
     "glimpse_us": "{:.2f}",
+    "grid_ratio": "{:.2f}",
     "peak_memory_mb": "{:,.0f}",
     "kernel_launches": "{:,d}",
 }
@@ -137,14 +138,16 @@ def mc_table(rows: Iterable[Row]) -> Table:
 
 
 def bench_table(rows: Iterable[Row]) -> Table:
-    """Per shape: speed, share of the sgemm rate, ratio to the plain step, what Lightning adds to a step, memory, and on
-    a GPU kernel launches.
+    """Per shape: speed, share of the sgemm rate, ratio to the plain step, what Lightning adds to a step, of Gaussian
+    grids the time in that of their products, memory, and on a GPU kernel launches.
     """
     rows, names = list(rows), ["shape", "compiled", "step ms", "images/s", "of sgemm", "× reference"]
-    names += ["Lightning adds", "glimpse µs", "peak MB", "launches"]
+    names += ["Lightning adds", "glimpse µs", "grid / its products", "peak MB", "launches"]
     formats = dict(BENCH_FORMATS)
-    if all(row.get("kernel_launches") is None for row in rows):
-        del names[-1], formats["kernel_launches"]
+    for key, name in (("kernel_launches", "launches"), ("grid_ratio", "grid / its products")):
+        if all(row.get(key) is None for row in rows):
+            names.remove(name)
+            del formats[key]
     table = _table("Training step", names, numeric=names[2:])
     for row in rows:
         compiled = row.get("compiled")

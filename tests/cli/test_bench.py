@@ -78,6 +78,16 @@ def test_shapes_of_dram(name):
         assert labels.shape == (64,) and labels.max() >= 40
 
 
+@pytest.mark.parametrize("name", ["soft_ram", "rsam"])
+def test_shapes_of_soft_attention(name):
+    """One path, no retina to compare with; of a Gaussian grid the time in that of its products."""
+    settings = schema.Bench(shapes=(name,), samples=4, batch_size=3, threads=1, seconds=0.01, compile="off")
+    row = bench.measure_shape(bench.SHAPES[name], settings, torch.device("cpu"), False)
+    assert row["samples"] == 1 and row["ratio_to_reference"] is None
+    assert row["shape"] == {"soft_ram": "Soft RAM 100x100, 4 glimpses 12x12x1", "rsam": "RSAM 32x32, 4 glimpses"}[name]
+    assert (row["grid_ratio"] is None) == (name == "rsam") and (row["grid_ratio"] or 2) > 1
+
+
 MEMORY = """
 import torch
 from attn_cli.commands import bench
