@@ -87,6 +87,14 @@ class SoftRam:
 
 
 @dataclass(frozen=True)
+class DrawReader:
+    """The classifier of DRAW (Gregor et al. 2015): model=draw_reader."""
+
+    name: str = "draw_reader"
+    hidden: int = bounded(256, 1, 4096)  # D, width of the LSTM
+
+
+@dataclass(frozen=True)
 class ConvNet:
     """A network that sees the whole image: model=convnet_64_64_64_512, convnet_10 and convnet_10_small."""
 

@@ -36,6 +36,7 @@ MODELS: dict[str, str] = {
     **dict.fromkeys(("dram", "dram_small", "dram_mnist"), "attn_cli.models.dram:DRAM"),
     "soft_ram": "attn_cli.models.soft_ram:SoftRAM",
     "rsam": "attn_cli.models.rsam:RSAM",
+    "draw_reader": "attn_cli.models.draw_reader:DrawReader",
     **dict.fromkeys(CONVNETS, "attn_cli.models.convnets:ConvNet"),
 }
 DATA: dict[str, str] = {

@@ -27,7 +27,7 @@ from attn_cli.config.data_sections import (
 )
 from attn_cli.config.data_sections import Retina as Retina  # packages of other people take it from here
 from attn_cli.config.fields import REQUIRED, bounded, build, checked, choice, full_key, required_key, unknown_key
-from attn_cli.config.model_sections import WIDEST, ConvNet, Dram, Ram, Rsam, SoftRam
+from attn_cli.config.model_sections import WIDEST, ConvNet, Dram, DrawReader, Ram, Rsam, SoftRam
 from attn_cli.errors import Refused, nearest
 
 T = TypeVar("T")
@@ -84,7 +84,7 @@ class Logger:
 class Config:
     """`attn train`, and what a run folder keeps."""
 
-    model: Ram | Dram | SoftRam | Rsam | ConvNet = field(
+    model: Ram | Dram | SoftRam | Rsam | DrawReader | ConvNet = field(
         default_factory=Ram
     )  # or the Config of an installed package's model
     data: AnyData = field(default_factory=Scenes)
@@ -195,6 +195,7 @@ MODELS: dict[str, type] = {
     **dict.fromkeys(("dram", "dram_small", "dram_mnist"), Dram),
     "soft_ram": SoftRam,
     "rsam": Rsam,
+    "draw_reader": DrawReader,
     **dict.fromkeys(registry.CONVNETS, ConvNet),
 }
 DATA: dict[str, type] = {

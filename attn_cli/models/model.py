@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from attn_cli.errors import Refused
 from attn_cli.glimpses.retina import Retina
 
 
@@ -26,6 +27,11 @@ class GlimpseModel(nn.Module):
     sized: bool = False  # whether the constructor wants the size of the images, as `height` and `width`
     noises: int = 2  # numbers that a step is given to choose a location
     retina: Retina
+
+    def look_at_one_scale(self, name: str, scales: int) -> None:
+        """Refuse several scales, for a model that chooses the size of what it looks at."""
+        if scales != 1:
+            raise Refused(f"model={name} looks at one scale, whose size it chooses: use scales=1.")
 
     @property
     def steps(self) -> int:
@@ -46,8 +52,8 @@ class GlimpseModel(nn.Module):
 
         The new state has `hidden` (R, D), what the answer is read from; `location` (R, 2) of the glimpse; `log_prob`
         (R,) of that location, None where no policy chose it; `emitter` (R, D), the state that chose it; `patches`
-        (R, k, C, g, g), what was seen; with `masks`, `mask` (R, H, W). Soft attention has `shift` (R, 2), `sigma`
-        (R,), too, see trace.py.
+        (R, k, C, g, g), what was seen; of a model without a retina `box` (R, k, 4) as `boxes` has it; with `masks`,
+        `mask` (R, H, W). Soft attention has `shift` (R, 2), `sigma` (R,), too, see trace.py.
         """
         raise TypeError(f"{type(self).__name__} has no step")
 
@@ -69,6 +75,9 @@ class GlimpseModel(nn.Module):
 
     def boxes(self, state: Any, height: int, width: int) -> Tensor:
         """What the latest glimpse covers: (R, k, 4) as x0, y0, x1, y1 in pixels of the image, x1 and y1 exclusive."""
+        box: Tensor | None = getattr(state, "box", None)
+        if box is not None:
+            return box
         if self.moves:
             return self.retina.boxes(state.location, height, width)
         return torch.tensor([0, 0, width, height], device=state.location.device).expand(len(state.location), 1, 4)

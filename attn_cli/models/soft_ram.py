@@ -42,7 +42,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attn_cli.config.schema import Glimpses, Scales, SoftRam
-from attn_cli.errors import Refused
 from attn_cli.glimpses.gaussian import Grid, boxes, extract
 from attn_cli.glimpses.retina import Canvas
 from attn_cli.models.dram import ContextNetwork, Convolutions, Head, rectified, reversed_targets
@@ -113,8 +112,7 @@ class SoftRAM(GlimpseModel):
         self.stochastic = config.noise > 0
         self.glimpses, self.size = glimpses.count, glimpses.size
         classes = self.set_answers(classes, length)
-        if scales.count != 1:
-            raise Refused(f"model={config.name} looks at one scale, whose size it chooses: use scales=1.")
+        self.look_at_one_scale(config.name, scales.count)
         D, features = config.hidden, config.features
         self.channels = channels
         pixels, self.look_adds = channels * glimpses.size**2, 0
@@ -205,10 +203,6 @@ class SoftRAM(GlimpseModel):
             uniform = config.noise * torch.erf(noise_R4 * math.sqrt(0.5))  # in [-α, α]
             centre, stride = centre + uniform[:, :2], stride * (1 + uniform[:, 2:])
         return Grid(centre.clamp(-1, 1), stride * whole, torch.exp(0.5 * raw[:, 4]), torch.exp(raw[:, 5])), shift
-
-    def boxes(self, state: State, height: int, width: int) -> Tensor:
-        assert state.box is not None
-        return state.box
 
     def classify(self, hidden: Tensor) -> Tensor:
         """Logits (…, K) of the classification network (eq. 4); with sequences K + 1, the last for "no more"."""

@@ -134,8 +134,10 @@ def place(page: Image.Image, image: Image.Image, x: int, y: int) -> None:
 
 
 def to_pixels(locations_N2: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Locations (x, y) in [-1, 1] → places in pixels of the image; its edges are at 0 and its width or height."""
-    return (np.asarray(locations_N2, float) + 1) / 2 * (width, height)
+    """Locations (x, y) in [-1, 1] → places in pixels of the image; its edges are at 0 and its width or height. What
+    lies outside is put at the edge, or a page could grow without end.
+    """
+    return (np.asarray(locations_N2, float).clip(-1, 1) + 1) / 2 * (width, height)
 
 
 def draw_region(picture: Image.Image, box_4: np.ndarray, colour: Colour, width: int = 2) -> None:

@@ -50,11 +50,14 @@ DRAM = {  # published error in %, model, data, glimpses per target, and what els
     "dram/section5_convnet": (5.5, "convnet_10", "svhn", None, {"dropout": 0.5, "dropout_layers": "hidden"}),
 }
 
-SOFT_RAM = {  # published error in %, data, what else makes the cell
-    "soft_ram/table1_context": (1.80, "cluttered_mnist_100", {"context": "conv", "centre": "absolute"}),
-    "soft_ram/table1_no_context": (3.29, "cluttered_mnist_100", {"context": "none", "centre": "absolute"}),
-    "soft_ram/table2_pair": (4.3, "mnist_pairs", {"context": "conv", "centre": "relative", "limit": 0.5}),
-    "soft_ram/table2_sum": (2.55, "mnist_sum", {"context": "conv", "centre": "relative", "limit": 0.5}),
+SSCI = "IEEE SSCI 2016"
+SOFT_RAM = {  # published error in % and where, model, data, glimpses and their size, what else makes the cell
+    "soft_ram/table1_context": (1.80, SSCI, "soft_ram", "cluttered_mnist_100", (4, 12), {"context": "conv"}),
+    "soft_ram/table1_no_context": (3.29, SSCI, "soft_ram", "cluttered_mnist_100", (4, 12), {"context": "none"}),
+    "soft_ram/table1_draw_4": (4.18, "arXiv 1502.04623", "draw_reader", "cluttered_mnist_100", (4, 12), {}),
+    "soft_ram/table1_draw_8": (3.36, "arXiv 1502.04623", "draw_reader", "cluttered_mnist_100", (8, 12), {}),
+    "soft_ram/table2_pair": (4.3, SSCI, "soft_ram", "mnist_pairs", (4, 12), {"centre": "relative", "limit": 0.5}),
+    "soft_ram/table2_sum": (2.55, SSCI, "soft_ram", "mnist_sum", (4, 12), {"centre": "relative", "limit": 0.5}),
 }
 
 # (arXiv 1406.6247, NIPS 2014) in % by table and glimpses; None where no number is at hand
@@ -211,15 +214,15 @@ def test_every_cell_is_of_a_known_paper() -> None:
 
 @pytest.mark.parametrize("name", SOFT_RAM)
 def test_cells_of_soft_ram(name: str) -> None:
-    published, data, options = SOFT_RAM[name]
+    published, where, model, data, glimpses, options = SOFT_RAM[name]
     config = composed(f"experiment={name}")
-    assert (config.experiment, config.model.name, config.data.name) == (name, "soft_ram", data)
-    assert (config.glimpses.count, config.glimpses.size, config.scales.count) == (4, 12, 1)
+    assert (config.experiment, config.model.name, config.data.name) == (name, model, data)
+    assert (config.glimpses.count, config.glimpses.size, config.scales.count) == (*glimpses, 1)
     assert {key: getattr(config.model, key) for key in options} == options
     header = (CONF / "experiment" / f"{name}.yaml").read_text(encoding="utf-8").partition("defaults:")[0]
     for part in ("# paper: ", "# table: ", "# time: ", f"# command: attn train experiment={name}"):
         assert part in header
-    quoted = re.search(r"# published: ([\d.]+) % \(IEEE SSCI 2016\)", header)
+    quoted = re.search(rf"# published: ([\d.]+) % \({where}\)", header)
     assert quoted is not None and float(quoted[1]) == published
 
 

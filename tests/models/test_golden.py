@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -28,6 +29,7 @@ CASES = {
     "ram_grid": schema.Ram(policy="grid", reward="log_likelihood", discount=0.9),
     "soft_ram": schema.SoftRam(features=64, hidden=64, filters=(4, 4, 8), centre="relative", limit=0.6),
     "rsam": schema.Rsam(hidden=120),
+    "draw_reader": schema.DrawReader(hidden=64),
     "dram": schema.Dram(glimpse="fc", filters=(8, 8, 16), features=64, hidden=64, reward="probability"),
 }
 
@@ -48,12 +50,12 @@ class FixedBatch:
         return (((along + phase) % 4 < 2) * 255).to(torch.uint8)[:, None], labels
 
 
-def losses(model: schema.Ram | schema.Dram | schema.SoftRam | schema.Rsam) -> list[float]:
+def losses(model: Any) -> list[float]:
     data = FixedBatch()
     config = schema.Config(
         model=model,
         glimpses=schema.Glimpses(4, 6),
-        scales=schema.Scales(1 if isinstance(model, schema.SoftRam) else 2),
+        scales=schema.Scales(1 if isinstance(model, (schema.SoftRam, schema.DrawReader)) else 2),
         trainer=schema.Trainer(epochs=1, batch_size=32, compile="off"),
         seed=3,
     )

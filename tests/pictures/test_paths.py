@@ -111,6 +111,10 @@ def test_masks_have_no_path(tmp_path, make_trace, blue, finder) -> None:
 
 def test_circles_at_the_border_are_whole(tmp_path, make_trace, blue, finder) -> None:
     trace = make_trace([[[(1, -1), (-1, 1)]]], [0])
+@pytest.mark.parametrize("far", [1, 1e6])
+def test_circles_at_the_border_are_whole(tmp_path, make_trace, blue, finder, far: float) -> None:
+    """Those of glimpses outside the image, too, which are drawn at the border."""
+    trace = make_trace([[[(far, -far), (-far, far)]]], [0])
     page = finder(np.asarray(Image.open(glimpse_path_figure(blue(1, 28, 28), trace, [1], NAMES, tmp_path / "p.png"))))
     (panel,) = page.panels()
     assert panel[0] >= drawing.RING + 1
