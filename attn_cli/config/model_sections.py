@@ -95,6 +95,18 @@ class DrawReader:
 
 
 @dataclass(frozen=True)
+class Stn:
+    """A spatial transformer (Jaderberg et al. 2015), recurrent for sequences (Sønderby et al. 2015): model=stn."""
+
+    name: str = "stn"
+    transform: str = choice("affine", "affine", "attention")  # six numbers; or one scale and two shifts
+    filters: tuple[int, ...] = (16, 16, 32)  # of three convolutions
+    features: int = bounded(256, 1, 8192)  # F, width of every fully-connected hidden layer
+    hidden: int = bounded(256, 1, 4096)  # D, what the transform is read from; of sequences, the width of the GRU
+    coarse: int = bounded(24, 1, 128)  # pixels a side of the image that the localisation network sees
+
+
+@dataclass(frozen=True)
 class ConvNet:
     """A network that sees the whole image: model=convnet_64_64_64_512, convnet_10 and convnet_10_small."""
 

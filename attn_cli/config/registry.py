@@ -37,6 +37,7 @@ MODELS: dict[str, str] = {
     "soft_ram": "attn_cli.models.soft_ram:SoftRAM",
     "rsam": "attn_cli.models.rsam:RSAM",
     "draw_reader": "attn_cli.models.draw_reader:DrawReader",
+    "stn": "attn_cli.models.stn:STN",
     **dict.fromkeys(CONVNETS, "attn_cli.models.convnets:ConvNet"),
 }
 DATA: dict[str, str] = {

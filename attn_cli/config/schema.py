@@ -27,7 +27,7 @@ from attn_cli.config.data_sections import (
 )
 from attn_cli.config.data_sections import Retina as Retina  # packages of other people take it from here
 from attn_cli.config.fields import REQUIRED, bounded, build, checked, choice, full_key, required_key, unknown_key
-from attn_cli.config.model_sections import WIDEST, ConvNet, Dram, DrawReader, Ram, Rsam, SoftRam
+from attn_cli.config.model_sections import WIDEST, ConvNet, Dram, DrawReader, Ram, Rsam, SoftRam, Stn
 from attn_cli.errors import Refused, nearest
 
 T = TypeVar("T")
@@ -84,7 +84,7 @@ class Logger:
 class Config:
     """`attn train`, and what a run folder keeps."""
 
-    model: Ram | Dram | SoftRam | Rsam | DrawReader | ConvNet = field(
+    model: Ram | Dram | SoftRam | Rsam | DrawReader | Stn | ConvNet = field(
         default_factory=Ram
     )  # or the Config of an installed package's model
     data: AnyData = field(default_factory=Scenes)
@@ -196,6 +196,7 @@ MODELS: dict[str, type] = {
     "soft_ram": SoftRam,
     "rsam": Rsam,
     "draw_reader": DrawReader,
+    "stn": Stn,
     **dict.fromkeys(registry.CONVNETS, ConvNet),
 }
 DATA: dict[str, type] = {
@@ -297,8 +298,8 @@ def _check_together(config: Config) -> None:
             f"model.baseline=leave_one_out needs model.samples of at least 2, not {model.samples}: "
             "it compares the paths of one image with each other."
         )
-    if isinstance(model, (Dram, SoftRam)):
-        several = {3: "three"} if isinstance(model, Dram) else {3: "three", 5: "or five"}
+    if isinstance(model, (Dram, SoftRam, Stn)):
+        several = {3: "three", 5: "or five"} if isinstance(model, SoftRam) else {3: "three"}
         if len(model.filters) not in several or not all(1 <= f <= 1024 for f in model.filters):
             counts = " ".join(several.values())
             raise Refused(f"model.filters must be {counts} numbers from 1 to 1024, not {list(model.filters)}.")

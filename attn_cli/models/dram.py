@@ -34,7 +34,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attn_cli.config.schema import Dram, Glimpses, Scales, SoftRam
+from attn_cli.config.model_sections import Dram, SoftRam, Stn
+from attn_cli.config.schema import Glimpses, Scales
 from attn_cli.errors import Refused
 from attn_cli.glimpses.retina import Canvas, Retina
 from attn_cli.models.model import GlimpseModel
@@ -42,6 +43,7 @@ from attn_cli.models.model import GlimpseModel
 L = TypeVar("L", nn.Linear, nn.Conv2d)
 
 KERNELS = (5, 3, 3)  # of the three convolutions, without padding
+SMALLEST = sum(KERNELS) - len(KERNELS) + 1  # pixels a side that they need
 LARGE_CONTEXT = 17  # pixels; see departure 4
 
 
@@ -133,8 +135,12 @@ class GlimpseNetwork(nn.Module):
 class ContextNetwork(nn.Module):
     """The first upper state from a coarse version of the whole image."""
 
-    def __init__(self, config: Dram | SoftRam, channels: int):
+    def __init__(self, config: Dram | SoftRam | Stn, channels: int):
         super().__init__()
+        if config.coarse < SMALLEST:
+            raise Refused(
+                f"model.coarse={config.coarse} is too small: three convolutions need at least {SMALLEST} pixels."
+            )
         self.coarse = config.coarse
         stride = 2 if config.coarse >= LARGE_CONTEXT else 1
         self.convolutions = Convolutions(channels, config.filters[: len(KERNELS)], config.coarse, stride)
@@ -179,7 +185,7 @@ class DRAM(GlimpseModel):
         self.config = config
         self.glimpses = glimpses.count
         classes = self.set_answers(classes, length)
-        _check_sizes(config, glimpses)
+        check_glimpse_size(config, glimpses)
         self.retina = Retina(glimpses.size, scales.count, channels, background)
         D, features = config.hidden, config.features
         self.glimpse_network = GlimpseNetwork(config, self.retina)
@@ -265,16 +271,12 @@ class DRAM(GlimpseModel):
         return 3 * forward - ends + 2 * judge
 
 
-def _check_sizes(config: Dram, glimpses: Glimpses) -> None:
-    smallest = sum(KERNELS) - len(KERNELS) + 1
-    if config.glimpse == "conv" and glimpses.size < smallest:
+def check_glimpse_size(config: Dram | SoftRam, glimpses: Glimpses) -> None:
+    """Refuse glimpses that are too small for convolutions."""
+    if config.glimpse == "conv" and glimpses.size < SMALLEST:
         raise Refused(
             f"glimpses.size={glimpses.size} is too small for model.glimpse=conv, whose three convolutions need "
-            f"{smallest} pixels: use a larger size or model.glimpse=fc."
-        )
-    if config.context == "conv" and config.coarse < smallest:
-        raise Refused(
-            f"model.coarse={config.coarse} is too small: the context network needs at least {smallest} pixels."
+            f"{SMALLEST} pixels: use a larger size or model.glimpse=fc."
         )
 
 

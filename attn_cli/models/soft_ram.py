@@ -44,7 +44,7 @@ from torch import Tensor, nn
 from attn_cli.config.schema import Glimpses, Scales, SoftRam
 from attn_cli.glimpses.gaussian import Grid, boxes, extract
 from attn_cli.glimpses.retina import Canvas
-from attn_cli.models.dram import ContextNetwork, Convolutions, Head, rectified, reversed_targets
+from attn_cli.models.dram import ContextNetwork, Convolutions, Head, check_glimpse_size, rectified, reversed_targets
 from attn_cli.models.model import GlimpseModel
 
 
@@ -113,6 +113,7 @@ class SoftRAM(GlimpseModel):
         self.glimpses, self.size = glimpses.count, glimpses.size
         classes = self.set_answers(classes, length)
         self.look_at_one_scale(config.name, scales.count)
+        check_glimpse_size(config, glimpses)
         D, features = config.hidden, config.features
         self.channels = channels
         pixels, self.look_adds = channels * glimpses.size**2, 0

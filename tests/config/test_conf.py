@@ -58,6 +58,8 @@ SOFT_RAM = {  # published error in % and where, model, data, glimpses and their 
     "soft_ram/table1_draw_8": (3.36, "arXiv 1502.04623", "draw_reader", "cluttered_mnist_100", (8, 12), {}),
     "soft_ram/table2_pair": (4.3, SSCI, "soft_ram", "mnist_pairs", (4, 12), {"centre": "relative", "limit": 0.5}),
     "soft_ram/table2_sum": (2.55, SSCI, "soft_ram", "mnist_sum", (4, 12), {"centre": "relative", "limit": 0.5}),
+    "soft_ram/table3_stn_64": (3.6, "arXiv 1506.02025", "stn", "svhn_64", (1, 32), {"transform": "affine"}),
+    "soft_ram/table3_stn_128": (3.9, "arXiv 1506.02025", "stn", "svhn_128", (1, 32), {"transform": "affine"}),
 }
 
 # (arXiv 1406.6247, NIPS 2014) in % by table and glimpses; None where no number is at hand

@@ -103,7 +103,7 @@ def test_installed_names_are_listed_without_importing_them(installed: Path) -> N
     assert done.returncode == 0, done.stderr
     assert (
         "model: bare, convnet_10, convnet_10_small, convnet_64_64_64_512, "
-        "dram, dram_mnist, dram_small, draw_reader, gone, ram, ram_lstm, rsam, soft_ram, tiny" in done.stdout
+        "dram, dram_mnist, dram_small, draw_reader, gone, ram, ram_lstm, rsam, soft_ram, stn, tiny" in done.stdout
     )
     assert "their_data" in done.stdout
     assert "imported" not in done.stdout

@@ -30,6 +30,7 @@ CASES = {
     "soft_ram": schema.SoftRam(features=64, hidden=64, filters=(4, 4, 8), centre="relative", limit=0.6),
     "rsam": schema.Rsam(hidden=120),
     "draw_reader": schema.DrawReader(hidden=64),
+    "stn": schema.Stn(features=64, hidden=64, filters=(4, 4, 8)),
     "dram": schema.Dram(glimpse="fc", filters=(8, 8, 16), features=64, hidden=64, reward="probability"),
 }
 
@@ -54,8 +55,8 @@ def losses(model: Any) -> list[float]:
     data = FixedBatch()
     config = schema.Config(
         model=model,
-        glimpses=schema.Glimpses(4, 6),
-        scales=schema.Scales(1 if isinstance(model, (schema.SoftRam, schema.DrawReader)) else 2),
+        glimpses=schema.Glimpses(1, 12) if isinstance(model, schema.Stn) else schema.Glimpses(4, 6),
+        scales=schema.Scales(1 if isinstance(model, (schema.SoftRam, schema.DrawReader, schema.Stn)) else 2),
         trainer=schema.Trainer(epochs=1, batch_size=32, compile="off"),
         seed=3,
     )

@@ -109,8 +109,6 @@ def test_masks_have_no_path(tmp_path, make_trace, blue, finder) -> None:
     assert (abs(page.pixels[y0:y1, x0:x1] - (20, 40, 180)) <= 2).all()
 
 
-def test_circles_at_the_border_are_whole(tmp_path, make_trace, blue, finder) -> None:
-    trace = make_trace([[[(1, -1), (-1, 1)]]], [0])
 @pytest.mark.parametrize("far", [1, 1e6])
 def test_circles_at_the_border_are_whole(tmp_path, make_trace, blue, finder, far: float) -> None:
     """Those of glimpses outside the image, too, which are drawn at the border."""
