@@ -56,7 +56,7 @@ def set_transform(model: STN, theta: torch.Tensor) -> STN:
 def let_it_move(model: STN) -> STN:
     """Away from the start, at which no gradient passes the linear map to the transform."""
     with torch.no_grad():
-        model.transform.weight.normal_(std=0.1)
+        model.transform.weight.normal_()
     return model
 
 
