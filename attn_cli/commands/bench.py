@@ -1,8 +1,8 @@
 """`attn bench`: speed of the training step, in units that another machine can compare.
 
 For each shape: images/s; multiply-adds/s as a share of this machine's own matrix-product rate; the ratio to a plain
-step whose retina is cut image by image; what Lightning's loop adds; the time of one glimpse; the time of a Gaussian grid
-in that of its own matrix products; the largest memory; on a GPU the kernel launches of a step. Everything that is
+step whose retina is cut image by image; what Lightning's loop adds; the time of one glimpse; that of a Gaussian grid in
+the time of its own matrix products; the largest memory; on a GPU the kernel launches of a step. Everything that is
 compared is measured in turns within one run, and medians are compared.
 """
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 from typing import Any
 
@@ -14,7 +13,7 @@ from attn_cli.config import schema
 from attn_cli.devices import choose_device, prepare_cpu
 from attn_cli.errors import Refused
 from attn_cli.inference.combine import combine
-from attn_cli.inference.monte_carlo import Z, evaluation_noise, wilson
+from attn_cli.inference.monte_carlo import evaluation_noise, paired_interval, wilson
 from attn_cli.inference.sequences import Reading, read
 from attn_cli.learning.restore import Restored, check_sampling, restore
 from attn_cli.pictures import tables
@@ -60,15 +59,6 @@ def run(config: schema.Combine) -> dict[str, Any]:
     tables.show(tables.result_table(result))
     print(f"Written to {forward.run.path / name}")
     return result
-
-
-def paired_interval(before: Tensor, after: Tensor) -> list[float]:
-    """95 % interval of the difference of two error rates on the same images, in points: bool (n,) each, true where
-    wrong.
-    """
-    difference = before.double() - after.double()
-    mean, spread = difference.mean().item(), difference.std().item() / math.sqrt(len(difference))
-    return [100 * (mean - Z * spread), 100 * (mean + Z * spread)]
 
 
 def _reader(direction: str, config: schema.Combine, device: torch.device) -> Restored:

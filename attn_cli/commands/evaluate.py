@@ -12,7 +12,7 @@ from attn_cli.config import schema
 from attn_cli.devices import choose_device, prepare_cpu
 from attn_cli.errors import Refused
 from attn_cli.inference.attention import attention
-from attn_cli.inference.monte_carlo import evaluate
+from attn_cli.inference.monte_carlo import evaluate, paired_interval
 from attn_cli.learning.restore import Restored, check_sampling, restore
 from attn_cli.pictures import tables
 from attn_cli.runs import latest, open_run, write_atomically
@@ -30,18 +30,14 @@ def run(config: schema.Evaluate) -> dict[str, Any]:
     images, labels = restored.data.fixed(config.split)
     greedy = config.mc_samples == 0
     start = time.perf_counter()
-    outcome = evaluate(
-        restored.model,
-        images,
-        labels,
-        samples=max(1, config.mc_samples),
-        greedy=greedy,
-        average=config.average,
-        repeats=config.repeats,
-        seed=config.seed,
-        batch_size=config.batch_size,
-        focus=config.focus_size if config.focus else None,
-    )
+    how: dict[str, Any] = {
+        "repeats": config.repeats,
+        "seed": config.seed,
+        "batch_size": config.batch_size,
+        "focus": config.focus_size if config.focus else None,
+    }
+    paths = {"samples": max(1, config.mc_samples), "greedy": greedy, "average": config.average}
+    outcome = evaluate(restored.model, images, labels, **paths, **how)
     seconds = time.perf_counter() - start
     low, high = outcome.interval()
     error = "test_error" if config.split == "test" else "val_error"
@@ -67,11 +63,15 @@ def run(config: schema.Evaluate) -> dict[str, Any]:
         "images_per_second": outcome.count * config.repeats * max(1, config.mc_samples) / seconds,
         "digest": restored.data.digest(config.split),
     }
-    if greedy and not restored.model.sequence:
+    if not greedy:  # against the mean-location path on the same images
+        single = evaluate(restored.model, images, labels, **how)
+        before, after = single.wrong.double().mean(0), outcome.wrong.double().mean(0)
+        result |= {"gain": single.error() - outcome.error(), "gain_interval": paired_interval(before, after)}
+    elif not restored.model.sequence:
         result |= _attention(restored, config, images, labels)
     other = f"{restored.config.data.name}-" if config.data else ""
-    how = ("mean" if greedy else f"mc{config.mc_samples}") + ("-focus" if config.focus else "")
-    name = f"evaluation-{other}{config.split}-{how}.json"
+    kind = ("mean" if greedy else f"mc{config.mc_samples}") + ("-focus" if config.focus else "")
+    name = f"evaluation-{other}{config.split}-{kind}.json"
     write_atomically(found.path / name, json.dumps(result, indent=2) + "\n")
     tables.show(tables.result_table(result))
     print(f"Written to {found.path / name}")

@@ -43,6 +43,15 @@ def evaluation_noise(seed: int, repeat: int, sample: int, count: int, glimpses: 
     return torch.randn(count, glimpses, numbers, generator=generator)
 
 
+def paired_interval(before: Tensor, after: Tensor) -> list[float]:
+    """95 % interval of the difference of two error rates on the same images, in points: (n,) each, 1 or true where
+    wrong, or the share of repeats in which it was.
+    """
+    difference = before.double() - after.double()
+    mean, spread = difference.mean().item(), difference.std().item() / math.sqrt(len(difference))
+    return [100 * (mean - Z * spread), 100 * (mean + Z * spread)]
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """Errors of one split. Rates in %."""
@@ -53,6 +62,7 @@ class Evaluation:
     errors: list[list[int]]  # [repeat][M − 1]: number of wrong images when the first M samples are averaged
     mean_glimpses: float  # per image and path
     most_glimpses: int  # N·S, of the longest sequence
+    wrong: Tensor  # bool (repeats, n): which images, with all M samples averaged
 
     def error(self, samples: int | None = None) -> float:
         """Mean error over the repeats, in %."""
@@ -100,7 +110,7 @@ def evaluate(
     n, M, T = images_nCHW.shape[0], samples, model.steps
     labels_n = model.order(labels_n)
     B = max(1, min(n, batch_size // M))
-    errors, glimpses = [], 0
+    errors, glimpses, which = [], 0, torch.zeros(repeats, n, dtype=torch.bool, device=device)
     for repeat in range(repeats):
         noise = torch.stack(
             [evaluation_noise(seed, repeat, m, n, T, model.noises) for m in range(M)]
@@ -116,12 +126,14 @@ def evaluate(
                     corner = focus_box(first.locations, first.used, seen.shape[-2], seen.shape[-1], focus)
                     seen, glimpses = crop(seen, corner, focus), glimpses + M * first.glimpses
                 reading = read(model, seen, paths, greedy=greedy, average=average)
-                wrong += (reading.labels != labels_n[part]).any(-1).sum(1)
+                off_MB = (reading.labels != labels_n[part]).any(-1)
                 glimpses += reading.glimpses
             else:
                 logits, _ = rollout(model, images_nCHW[part], paths, greedy=greedy)
-                wrong += (running_averages(logits, average).argmax(-1) != labels_n[part]).sum(1)
+                off_MB = running_averages(logits, average).argmax(-1) != labels_n[part]
                 glimpses += paths.shape[1] * M * T
+            wrong += off_MB.sum(1)
+            which[repeat, part] = off_MB[-1]
         errors.append(wrong.tolist())
     model.train(was_training)
-    return Evaluation(n, M, greedy, errors, glimpses / max(n * M * repeats, 1), T)
+    return Evaluation(n, M, greedy, errors, glimpses / max(n * M * repeats, 1), T, which.cpu())

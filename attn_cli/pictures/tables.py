@@ -93,6 +93,9 @@ def result_table(result: Row) -> Table:
             text = f"{float(value):,.0f}"
         elif key == "mc_samples":
             text = str(value) if value else "the mean-location path"
+        elif key == "gain":
+            low, high = result["gain_interval"]
+            text = f"{value:.2f} points  (95 % interval {low:.2f} to {high:.2f}, paired)"
         elif key == "mask_zeros":
             text = " ".join(f"{share:.1f}" for share in value) + " %, by glimpse"
         elif key == "mean_mask":

@@ -40,6 +40,12 @@ def test_eval_takes_the_latest_run_and_is_reproducible(trained):
     again = json.loads(written.read_text())
     assert again["test_error"] == values["test_error"]  # neither chance nor the batch size plays a part
     assert values["mc_samples"] == 3 and values["repeats"] == 2
+    # The gain is over the mean-location path on the same images, as `attn eval` alone gives it.
+    trained("eval", "repeats=2")
+    mean = json.loads((run / "evaluation-test-mean.json").read_text())
+    assert values["gain"] == pytest.approx(mean["test_error"] - values["test_error"])
+    low, high = values["gain_interval"]
+    assert low <= values["gain"] <= high and "95 % interval" in first
 
 
 def test_mean_evaluation_agrees_with_the_result_of_training(trained):

@@ -7,8 +7,8 @@ import itertools
 import pytest
 import torch
 
-from attn_cli.commands.combine import paired_interval
 from attn_cli.inference.combine import combine, crop, focus_box, lengths
+from attn_cli.inference.monte_carlo import paired_interval
 
 K, S = 3, 4  # labels 0, 1, 2, the terminal class 3; at most three labels
 

@@ -58,7 +58,7 @@ def test_evaluation_against_a_loop_over_images_and_samples(model, images):
     outcome = evaluate(model, images, LABELS, samples=3, greedy=False, repeats=2, seed=5, batch_size=10)
     for repeat in range(2):
         noise = [evaluation_noise(5, repeat, m, 37, 3) for m in range(3)]
-        wrong = [0, 0, 0]
+        wrong, last = [0, 0, 0], []
         for i in range(37):
             total = torch.zeros(4)
             for m in range(3):
@@ -66,7 +66,9 @@ def test_evaluation_against_a_loop_over_images_and_samples(model, images):
                     logits, _ = rollout(model, images[i : i + 1], noise[m][None, i : i + 1])
                 total = total + torch.log_softmax(logits[0, 0], 0)
                 wrong[m] += int(total.argmax() != LABELS[i])
+            last.append(bool(total.argmax() != LABELS[i]))
         assert outcome.errors[repeat] == wrong
+        assert outcome.wrong[repeat].tolist() == last
 
 
 def test_neither_batch_size_nor_number_of_samples_changes_a_path(model, images):
