@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -62,7 +62,7 @@ class Evaluation:
     errors: list[list[int]]  # [repeat][M − 1]: number of wrong images when the first M samples are averaged
     mean_glimpses: float  # per image and path
     most_glimpses: int  # N·S, of the longest sequence
-    wrong: Tensor  # bool (repeats, n): which images, with all M samples averaged
+    wrong: Tensor = field(compare=False)  # bool (repeats, n): which images, with all M samples averaged
 
     def error(self, samples: int | None = None) -> float:
         """Mean error over the repeats, in %."""
