@@ -36,7 +36,7 @@ def run(config: schema.Evaluate) -> dict[str, Any]:
         "batch_size": config.batch_size,
         "focus": config.focus_size if config.focus else None,
     }
-    paths = {"samples": max(1, config.mc_samples), "greedy": greedy, "average": config.average}
+    paths: dict[str, Any] = {"samples": max(1, config.mc_samples), "greedy": greedy, "average": config.average}
     outcome = evaluate(restored.model, images, labels, **paths, **how)
     seconds = time.perf_counter() - start
     low, high = outcome.interval()

@@ -306,7 +306,9 @@ def _check_together(config: Config) -> None:
     if isinstance(model, SoftRam) and model.pretrain_glimpse and model.glimpse != "conv":
         raise Refused("model.pretrain_glimpse is for model.glimpse=conv: with model.glimpse=fc it is simple already.")
     for place, network in (("model", model), ("model.backbone", getattr(model, "backbone", None))):
-        for key in ("kernels", "strides", "pools") if isinstance(network, ConvNet) else ():
+        if not isinstance(network, ConvNet):
+            continue
+        for key in ("kernels", "strides", "pools"):
             if len(getattr(network, key)) != len(network.filters):
                 raise Refused(
                     f"{place}.{key} must have a number for each of the {len(network.filters)} of {place}.filters, "

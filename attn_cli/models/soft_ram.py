@@ -93,6 +93,7 @@ class SoftRAM(GlimpseModel):
     reads_sequences = True
     sized = True
     noises = 4  # numbers a step: centre and stride, x and y
+    pretraining: Tensor  # whether the simple glimpse network is in use; only with model.pretrain_glimpse
 
     def __init__(
         self,

@@ -249,6 +249,15 @@ def test_a_sweep_draws_the_validation_errors_of_its_runs(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("figure", "key", "values"),
+    [("rsam/figure4", "glimpses.count", "12345678"), ("soft_ram/figure4", "model.pretrain_glimpse", "02")],
+)
+def test_a_figure_of_a_paper_is_one_command(folder: Path, figure: str, key: str, values: str) -> None:
+    assert cli.main(["train", "-m", f"experiment={figure}"]) == 0
+    assert sorted(row[key] for row in results(folder)) == list(values)
+
+
+@pytest.mark.parametrize(
     ("seed", "message"),
     [(101, "ValueError: boom"), (102, "the job left with exit code 0"), (103, "Not today."), (108, "exit code 1")],
 )

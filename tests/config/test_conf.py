@@ -51,6 +51,7 @@ DRAM = {  # published error in %, model, data, glimpses per target, and what els
 }
 
 SSCI = "IEEE SSCI 2016"
+READER = {"glimpse": "conv", "dropout": 0.5, "recurrent_dropout": 0.5, "pretrain_glimpse": 2, "noise": 0.1}
 SOFT_RAM = {  # published error in % and where, model, data, glimpses and their size, what else makes the cell
     "soft_ram/table1_context": (1.80, SSCI, "soft_ram", "cluttered_mnist_100", (4, 12), {"context": "conv"}),
     "soft_ram/table1_no_context": (3.29, SSCI, "soft_ram", "cluttered_mnist_100", (4, 12), {"context": "none"}),
@@ -58,8 +59,21 @@ SOFT_RAM = {  # published error in % and where, model, data, glimpses and their 
     "soft_ram/table1_draw_8": (3.36, "arXiv 1502.04623", "draw_reader", "cluttered_mnist_100", (8, 12), {}),
     "soft_ram/table2_pair": (4.3, SSCI, "soft_ram", "mnist_pairs", (4, 12), {"centre": "relative", "limit": 0.5}),
     "soft_ram/table2_sum": (2.55, SSCI, "soft_ram", "mnist_sum", (4, 12), {"centre": "relative", "limit": 0.5}),
+    "soft_ram/table3_forward_64": (4.5, SSCI, "soft_ram", "svhn_64", (3, 12), {**READER, "reader": "forward"}),
+    "soft_ram/table3_backward_64": (3.9, SSCI, "soft_ram", "svhn_64", (3, 12), {**READER, "reader": "backward"}),
+    "soft_ram/table3_forward_128": (5.5, SSCI, "soft_ram", "svhn_128", (3, 12), {**READER, "reader": "forward"}),
+    "soft_ram/table3_backward_128": (4.45, SSCI, "soft_ram", "svhn_128", (3, 12), {**READER, "reader": "backward"}),
+    "soft_ram/figure4": (None, SSCI, "soft_ram", "svhn_64", (3, 12), {**READER, "pretrain_glimpse": 0}),
     "soft_ram/table3_stn_64": (3.6, "arXiv 1506.02025", "stn", "svhn_64", (1, 32), {"transform": "affine"}),
     "soft_ram/table3_stn_128": (3.9, "arXiv 1506.02025", "stn", "svhn_128", (1, 32), {"transform": "affine"}),
+}
+
+RSAM = {  # published error in %, what makes the arm
+    "rsam/figure3_both": (35.05, {"feedback": True, "down_sample": "conv"}),
+    "rsam/figure3_no_feedback": (None, {"feedback": False, "down_sample": "conv"}),
+    "rsam/figure3_no_down_sample": (None, {"feedback": True, "down_sample": "fc"}),
+    "rsam/figure3_neither": (None, {"feedback": False, "down_sample": "fc"}),
+    "rsam/figure4": (35.05, {"feedback": True, "down_sample": "conv"}),
 }
 
 # (arXiv 1406.6247, NIPS 2014) in % by table and glimpses; None where no number is at hand
@@ -211,7 +225,7 @@ def test_cells_of_dram(name: str) -> None:
 
 
 def test_every_cell_is_of_a_known_paper() -> None:
-    assert sorted([*EXPERIMENTS, *DRAM, *SOFT_RAM]) == sorted(CELLS)
+    assert sorted([*EXPERIMENTS, *DRAM, *SOFT_RAM, *RSAM]) == sorted(CELLS)
 
 
 @pytest.mark.parametrize("name", SOFT_RAM)
@@ -222,10 +236,31 @@ def test_cells_of_soft_ram(name: str) -> None:
     assert (config.glimpses.count, config.glimpses.size, config.scales.count) == (*glimpses, 1)
     assert {key: getattr(config.model, key) for key in options} == options
     header = (CONF / "experiment" / f"{name}.yaml").read_text(encoding="utf-8").partition("defaults:")[0]
-    for part in ("# paper: ", "# table: ", "# time: ", f"# command: attn train experiment={name}"):
+    for part in ("# paper: ", "# table: ", "# time: "):
         assert part in header
+    assert re.search(rf"# command: attn train (-m )?experiment={name}\b", header)
     quoted = re.search(rf"# published: ([\d.]+) % \({where}\)", header)
-    assert quoted is not None and float(quoted[1]) == published
+    assert (float(quoted[1]) if quoted else None) == published
+
+
+@pytest.mark.parametrize("name", RSAM)
+def test_cells_of_rsam(name: str) -> None:
+    published, options = RSAM[name]
+    config = composed(f"experiment={name}")
+    assert (config.experiment, config.model.name, config.data.name, config.glimpses.count) == (
+        name,
+        "rsam",
+        "cifar10",
+        4,
+    )
+    assert {key: getattr(config.model, key) for key in options} == options
+    sgd = config.optimizer
+    assert (sgd.name, sgd.lr, sgd.momentum, sgd.weight_decay, sgd.decay) == ("sgd", 0.01, 0.9, 1e-4, 0.95)
+    assert (config.trainer.batch_size, config.trainer.epochs) == (128, 20)
+    header = (CONF / "experiment" / f"{name}.yaml").read_text(encoding="utf-8").partition("defaults:")[0]
+    assert re.search(rf"# command: attn train (-m )?experiment={name}\n", header)
+    quoted = re.search(r"# published: ([\d.]+) % \(arXiv 1705.01921\)", header)
+    assert (float(quoted[1]) if quoted else None) == published
 
 
 def test_debug_preset_is_short() -> None:
