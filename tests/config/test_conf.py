@@ -47,6 +47,11 @@ DRAM = {  # published error in %, model, data, glimpses per target, and what els
     "dram/table4_backward": (4.46, "dram", "svhn_110", 3, {"reader": "backward"}),
     "dram/table6_small": (5.1, "dram_small", "svhn", 3, {"dropout": 0.0}),
     "dram/table6_small_dropout": (4.6, "dram_small", "svhn", 3, {"dropout": 0.5}),
+    "dram/sequence_forward": (None, "dram_small", "mnist_sequence", 3, {"reader": "forward", "samples": 4}),
+    "dram/sequence_backward": (None, "dram_small", "mnist_sequence", 3, {"reader": "backward", "samples": 2}),
+    "dram/sequence_convnet": (None, "convnet_10_small", "mnist_sequence", None, {}),
+    "dram/sequence_110_forward": (None, "dram_small", "mnist_sequence_110", 3, {"reader": "forward", "samples": 2}),
+    "dram/sequence_110_backward": (None, "dram_small", "mnist_sequence_110", 3, {"reader": "backward", "samples": 2}),
     "dram/section5_convnet": (5.5, "convnet_10", "svhn", None, {"dropout": 0.5, "dropout_layers": "hidden"}),
 }
 
