@@ -57,10 +57,10 @@ def run(config: schema.Evaluate) -> dict[str, Any]:
         "images": outcome.count,
         "mean_glimpses": outcome.mean_glimpses,  # per image and path; less than the most where sequences end early
         "most_glimpses": outcome.most_glimpses,
-        "repeats": config.repeats,
+        "repeats": len(outcome.errors),
         "seed": config.seed,
         "seconds": seconds,
-        "images_per_second": outcome.count * config.repeats * max(1, config.mc_samples) / seconds,
+        "images_per_second": outcome.count * len(outcome.errors) * max(1, config.mc_samples) / seconds,
         "digest": restored.data.digest(config.split),
     }
     if not greedy:  # against the mean-location path on the same images

@@ -102,11 +102,13 @@ def evaluate(
     focus: int | None = None,
 ) -> Evaluation:
     """Count errors on fixed images; of sequences, those in which anything is wrong. Every repeat draws new paths, and
-    new first locations where these are random even for the mean policy. With `focus` the model first reads along its
-    mean path, then what counts is read in the box of that many pixels around it (DRAM, section 4.3).
+    new first locations where these are random even for the mean policy; where nothing is drawn there is one repeat.
+    With `focus` the model first reads along its mean path, then what counts is read in the box of that many pixels
+    around it (DRAM, section 4.3).
     """
     was_training, device = model.training, images_nCHW.device
     model.eval()
+    repeats = 1 if greedy and not model.random_start else repeats
     n, M, T = images_nCHW.shape[0], samples, model.steps
     labels_n = model.order(labels_n)
     B = max(1, min(n, batch_size // M))

@@ -50,7 +50,7 @@ class State:
 class ConvNet(GlimpseModel):
     reads_sequences = True
     sized = True
-    stochastic = moves = False
+    stochastic = random_start = moves = False
     is_backbone = True  # `layers` give the features, `output` reads them
 
     def __init__(

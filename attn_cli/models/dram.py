@@ -169,6 +169,7 @@ class Head(nn.Module):
 
 class DRAM(GlimpseModel):
     reads_sequences = True
+    random_start = False
 
     def __init__(
         self,

@@ -47,7 +47,7 @@ class State:
 
 class DrawReader(GlimpseModel):
     sized = True
-    stochastic = False
+    stochastic = random_start = False
 
     def __init__(
         self,

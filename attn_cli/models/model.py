@@ -21,6 +21,7 @@ class GlimpseModel(nn.Module):
     targets: int = 1  # S, answers in a row, the last of a sequence being "no more"
     sequence: bool = False  # whether the answer is a sequence
     stochastic: bool = True  # whether paths differ, so that averaging over them makes sense
+    random_start: bool = True  # whether chance plays a part in the mean-location path, too
     moves: bool = True  # whether it looks at parts of the image
     masks: bool = False  # whether a glimpse is the image times a mask
     every_step: bool = False  # whether it answers after every glimpse, and all answers count

@@ -81,7 +81,7 @@ class Blocks(nn.Sequential):
 
 class RSAM(GlimpseModel):
     sized = True
-    stochastic = moves = False
+    stochastic = random_start = moves = False
     every_step = masks = True
 
     def __init__(

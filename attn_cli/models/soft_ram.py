@@ -92,6 +92,7 @@ class GRU(nn.Module):
 class SoftRAM(GlimpseModel):
     reads_sequences = True
     sized = True
+    random_start = False
     noises = 4  # numbers a step: centre and stride, x and y
     pretraining: Tensor  # whether the simple glimpse network is in use; only with model.pretrain_glimpse
 

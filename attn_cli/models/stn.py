@@ -61,7 +61,7 @@ class State:
 
 class STN(GlimpseModel):
     reads_sequences = True
-    stochastic = False
+    stochastic = random_start = False
 
     def __init__(
         self,

@@ -86,6 +86,12 @@ def test_mean_policy_differs_over_seeds_only_by_the_first_location(model, images
     assert once.interval()[0] < once.error() < once.interval()[1]
 
 
+def test_what_has_no_chance_in_it_is_measured_once(model, images, monkeypatch):
+    monkeypatch.setattr(model, "random_start", False, raising=False)
+    assert len(evaluate(model, images, LABELS, repeats=3).errors) == 1
+    assert len(evaluate(model, images, LABELS, repeats=3, greedy=False).errors) == 3
+
+
 def test_evaluation_leaves_the_model_in_its_mode(model, images):
     model.train()
     evaluate(model, images, LABELS)
