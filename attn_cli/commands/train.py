@@ -18,7 +18,7 @@ from attn_cli.learning.checkpoints import load, newest_valid
 from attn_cli.learning.guards import Checkpoints, SignalGuard, Stopped, explain_oom
 from attn_cli.learning.learner import Learner
 from attn_cli.learning.reporting import MetricsFile, ProgressReport, check_logger, make_logger
-from attn_cli.learning.restore import initialise, load_model, share
+from attn_cli.learning.restore import fill_trunk, initialise, load_model, share
 from attn_cli.learning.training import fit, make_learner
 from attn_cli.pictures import tables
 from attn_cli.pictures.curves import learning_curves
@@ -42,6 +42,9 @@ def run(config: schema.Config) -> dict[str, Any]:
     if shared is not None:
         share(learner.model.get_submodule("glimpse_network"), "glimpse_network", open_run(shared))
     report = initialise(learner.model, open_run(config.init_from)) if config.init_from and resume is None else None
+    trunk = getattr(learner.model, "trunk", None)
+    if trunk is not None and resume is None:
+        fill_trunk(trunk, config)
     if resume is None:
         folder = create(config)
     try:

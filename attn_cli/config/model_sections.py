@@ -59,6 +59,23 @@ class Dram:
 
 
 @dataclass(frozen=True)
+class ConvNet:
+    """A network that sees the whole image: all names in registry.CONVNETS."""
+
+    name: str = "convnet_10"
+    filters: tuple[int, ...] = bounded((128,) * 8, 1, 4096)  # of each convolution
+    kernels: tuple[int, ...] = bounded((5,) * 8, 1, 64)
+    strides: tuple[int, ...] = bounded((1,) * 8, 1, 64)
+    pools: tuple[int, ...] = bounded((1, 3, 1, 1, 1, 1, 1, 2), 1, 64)  # width of max-pooling; 1: none
+    padding: bool = True  # whether convolutions keep the size of a map
+    pool_padding: int = bounded(1, 0, 1)
+    norm: bool = False  # batch normalisation between each convolution and its ReLU
+    hidden: tuple[int, ...] = bounded((3096, 3096), 1, 16384)  # widths of the fully-connected layers
+    dropout: float = bounded(0.5, 0, 0.9)
+    dropout_layers: str = choice("all", "all", "hidden")  # after all layers, or only the fully-connected ones
+
+
+@dataclass(frozen=True)
 class SoftRam:
     """The differentiable RAM of Semeniuta & Barth 2016: model=soft_ram."""
 
@@ -84,6 +101,9 @@ class SoftRam:
     dropout: float = bounded(0.0, 0, 0.9)  # of what the glimpse network gives
     recurrent_dropout: float = bounded(0.0, 0, 0.9)  # in the GRU layers
     reader: str = choice("forward", "forward", "backward")
+    trunk: ConvNet | None = None  # whose first layers, kept fixed, make the map that is looked at
+    trunk_layers: int = bounded(2, 1, 64)  # sets of convolution, ReLU and pooling taken of it
+    trunk_from: str | None = None  # run folder of such a network, or a .safetensors file, with its weights
 
 
 @dataclass(frozen=True)
@@ -104,22 +124,6 @@ class Stn:
     features: int = bounded(256, 1, 8192)  # F, width of every fully-connected hidden layer
     hidden: int = bounded(256, 1, 4096)  # D, what the transform is read from; of sequences, the width of the GRU
     coarse: int = bounded(24, 1, 128)  # pixels a side of the image that the localisation network sees
-
-
-@dataclass(frozen=True)
-class ConvNet:
-    """A network that sees the whole image: model=convnet_64_64_64_512, convnet_10 and convnet_10_small."""
-
-    name: str = "convnet_10"
-    filters: tuple[int, ...] = bounded((128,) * 8, 1, 4096)  # of each convolution
-    kernels: tuple[int, ...] = bounded((5,) * 8, 1, 64)
-    strides: tuple[int, ...] = bounded((1,) * 8, 1, 64)
-    pools: tuple[int, ...] = bounded((1, 3, 1, 1, 1, 1, 1, 2), 1, 64)  # width of max-pooling; 1: none
-    padding: bool = True  # whether convolutions keep the size of a map
-    pool_padding: int = bounded(1, 0, 1)
-    hidden: tuple[int, ...] = bounded((3096, 3096), 1, 16384)  # widths of the fully-connected layers
-    dropout: float = bounded(0.5, 0, 0.9)
-    dropout_layers: str = choice("all", "all", "hidden")  # after all layers, or only the fully-connected ones
 
 
 @dataclass(frozen=True)

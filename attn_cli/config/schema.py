@@ -284,9 +284,11 @@ def _named_section(kind: str, values: Any, known: Mapping[str, type], where: str
         stray = next((key for key in values if str(key).startswith("_")), None)
         raise unknown_key(f"{where}.{stray}", [f"{where}.name"]) if stray else required_key(f"{where}.name")
     name = checked(values["name"], str, {}, f"{where}.name")
-    backbone, within = values.get("backbone"), {}
-    if isinstance(backbone, Mapping):
-        within = {"backbone": _named_section(kind, backbone, known, f"{where}.backbone")}
+    within = {
+        key: _named_section(kind, values[key], known, f"{where}.{key}")
+        for key in ("backbone", "trunk")
+        if isinstance(values.get(key), Mapping)
+    }
     return build(known.get(name) or registry.config_class(kind, name), values, where, given=within)
 
 
@@ -305,7 +307,8 @@ def _check_together(config: Config) -> None:
             raise Refused(f"model.filters must be {counts} numbers from 1 to 1024, not {list(model.filters)}.")
     if isinstance(model, SoftRam) and model.pretrain_glimpse and model.glimpse != "conv":
         raise Refused("model.pretrain_glimpse is for model.glimpse=conv: with model.glimpse=fc it is simple already.")
-    for place, network in (("model", model), ("model.backbone", getattr(model, "backbone", None))):
+    parts = {f"model.{key}": getattr(model, key, None) for key in ("backbone", "trunk")}
+    for place, network in {"model": model, **parts}.items():
         if not isinstance(network, ConvNet):
             continue
         for key in ("kernels", "strides", "pools"):
@@ -314,6 +317,8 @@ def _check_together(config: Config) -> None:
                     f"{place}.{key} must have a number for each of the {len(network.filters)} of {place}.filters, "
                     f"not {list(getattr(network, key))}."
                 )
+    if isinstance(model, SoftRam):
+        _check_trunk(model)
     if trainer.strategy == "ddp" and trainer.devices < 2:
         raise Refused("trainer.strategy=ddp needs trainer.devices of at least 2.")
     if trainer.devices > 1 and trainer.batch_size % trainer.devices:
@@ -335,6 +340,18 @@ def _check_together(config: Config) -> None:
         raise Refused("optimizer.nesterov=true needs optimizer.momentum above 0.")
     if isinstance(data, Folder) and data.validation_share + data.test_share >= 1:
         raise Refused("data.validation_share and data.test_share must sum to less than 1: nothing is left to train on.")
+
+
+def _check_trunk(model: SoftRam) -> None:
+    if model.trunk is None and model.trunk_from is not None:
+        raise Refused("model.trunk_from is for a model with a trunk: add +model@model.trunk=convnet_5.")
+    if model.trunk is not None and not isinstance(model.trunk, ConvNet):
+        raise Refused("model.trunk must be a ConvNet: write +model@model.trunk=convnet_5.")
+    if model.trunk is not None and model.trunk_layers > len(model.trunk.filters):
+        raise Refused(
+            f"model.trunk_layers={model.trunk_layers} is more than the {len(model.trunk.filters)} convolutions of "
+            f"model.trunk={model.trunk.name}."
+        )
 
 
 def _jsonable(value: Any) -> Any:

@@ -27,6 +27,8 @@ from typing import Any
 
 import torch
 from lightning_fabric.plugins import CheckpointIO
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from attn_cli.errors import Refused, nearest
@@ -104,6 +106,14 @@ def load(path: str | Path) -> dict[str, Any]:
         raise Refused(f"{path} cannot be read ({error.strerror}): name another checkpoint or run.") from error
     except Damaged as error:
         raise Refused(f"{path} is not an intact checkpoint ({error}): use another one of the run.") from error
+
+
+def tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of any safetensors file, by name; raises Refused."""
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise Refused(f"{path} is no safetensors file ({error}): name another file or a run folder.") from error
 
 
 class Damaged(Exception):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,8 +14,9 @@ from attn_cli.data.splits import Data
 from attn_cli.errors import Refused
 from attn_cli.learning import checkpoints
 from attn_cli.models.build import build_model
+from attn_cli.models.convnets import Trunk
 from attn_cli.models.model import GlimpseModel
-from attn_cli.runs import Run
+from attn_cli.runs import Run, open_run
 
 PREFIX = "model."  # of the learner's parameters that belong to the model
 
@@ -99,3 +101,47 @@ def share(part: torch.nn.Module, name: str, run: Run) -> None:
     }
     checkpoints.load_weights(part, theirs, str(path))
     part.requires_grad_(False)
+
+
+def fill_trunk(trunk: Trunk, config: schema.Config) -> None:
+    """Give the fixed trunk of a new run the weights of `model.trunk_from`, or of the run that it starts from; raises
+    Refused, naming what is absent or differs.
+    """
+    model: Any = config.model
+    if model.trunk_from is None and config.init_from is None:
+        raise Refused(
+            f"model.trunk={model.trunk.name} is a trunk whose weights are absent: make them with "
+            f"`attn train model={model.trunk.name} data=folder data.path=IMAGES` and add model.trunk_from=RUN."
+        )
+    if model.trunk_from is None:
+        share(trunk, "trunk", open_run(config.init_from))
+        return
+    path = Path(model.trunk_from).expanduser()
+    if path.is_file():
+        theirs = checkpoints.tensors(path)
+    else:
+        run = open_run(path)
+        _check_same_layers(model.trunk, run, model.trunk_layers)
+        path = run.checkpoint("best")
+        theirs = checkpoints.load(path)["state_dict"]
+    # What comes after the trunk is left out.
+    wanted = trunk.state_dict()
+    named = {name.removeprefix(PREFIX).removeprefix("layers."): value for name, value in theirs.items()}
+    checkpoints.load_weights(trunk, {name: value for name, value in named.items() if name in wanted}, str(path))
+
+
+def _check_same_layers(own: schema.ConvNet, run: Run, count: int) -> None:
+    """Weights may have the same shapes where strides and pools differ."""
+    theirs = run.config().model
+    if not isinstance(theirs, schema.ConvNet):
+        raise Refused(f"model.trunk_from={run.path} is a run of model={theirs.name}: name one of model={own.name}.")
+    for key in ("filters", "kernels", "strides", "pools", "padding", "pool_padding", "norm"):
+        ours, other = (
+            list(value[:count]) if isinstance(value, tuple) else value
+            for value in (getattr(own, key), getattr(theirs, key))
+        )
+        if ours != other:
+            raise Refused(
+                f"model.trunk.{key} is {ours} in the first {count} layers and {other} in {run.path}: "
+                f"set model.trunk.{key} as it was there, or name another run."
+            )

@@ -2,7 +2,8 @@
 
 Implemented: the ConvNet 64-64-64-512 of Table 2 and the 10-layer ConvNet of Tables 3 to 6 of Ba et al. 2015 (arXiv
 1412.7755, sections 4.2 and 4.3), the latter after Goodfellow et al. 2013 (arXiv 1312.6082) with a head for each
-position of a sequence; any other stack of convolutions and fully-connected layers.
+position of a sequence; any other stack of convolutions and fully-connected layers, with batch normalisation or not;
+the first sets of convolution, ReLU and pooling of such a network as the fixed trunk of another model.
 
 Choices that the papers leave open:
  1. 64-64-64-512 is read as three convolutions of 64 filters, 5x5, 3x3 and 3x3 like those of the glimpse network, each
@@ -14,14 +15,18 @@ Choices that the papers leave open:
  4. Weights start as He et al. 2015 propose, the output layer at PyTorch's default. Pixels are divided by 255.
  5. An image of another size than that of the training is resized to it by area and bilinear interpolation ("resize" in
     Table 4).
+ 6. Batch normalisation comes between a convolution and its ReLU; the convolution keeps its bias.
 
 Legend: B images, M paths (1 by nature), R = M·B rows, S targets, K classes, C channels, H, W.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
+from typing import Self
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -47,6 +52,61 @@ class State:
     emitter: Tensor | None = None
 
 
+def convolutions(
+    config: Config, channels: int, height: int, width: int, count: int | None = None
+) -> tuple[list[nn.Module], list[int], tuple[int, int, int]]:
+    """The first `count` sets (None: all) of a convolution and what follows it, the multiply-adds of each convolution
+    for one image, and the map (C, H, W) that comes out. Raises Refused if the images are too small for it.
+    """
+    layers: list[nn.Module] = []
+    adds: list[int] = []
+    place, inputs = [height, width], channels
+    for i, outputs in enumerate(config.filters[:count]):
+        kernel, stride, pool = config.kernels[i], config.strides[i], config.pools[i]
+        margin = kernel // 2 if config.padding else 0
+        convolution = rectified(nn.Conv2d(inputs, outputs, kernel, stride, margin))
+        place = [(side + 2 * margin - kernel) // stride + 1 for side in place]
+        adds.append(convolution.weight.numel() * place[0] * place[1])
+        layers += [convolution, *([nn.BatchNorm2d(outputs)] if config.norm else []), nn.ReLU()]
+        pooled = [(side + 2 * config.pool_padding - pool) // pool + 1 for side in place]
+        if min(place) < 1 or (pool > 1 and min(pooled) < 1):
+            raise Refused(
+                f"Images of {height}×{width} are too small for model={config.name}: nothing is left of them after "
+                f"its convolution {i + 1}."
+            )
+        if pool > 1:
+            layers.append(nn.MaxPool2d(pool, padding=config.pool_padding))
+            place = pooled
+        if config.dropout and config.dropout_layers == "all":
+            layers.append(nn.Dropout(config.dropout))
+        inputs = outputs
+    return layers, adds, (inputs, place[0], place[1])
+
+
+class Trunk(nn.Sequential):
+    """The first sets of a ConvNet, fixed: no gradient, no dropout, the statistics of training. Its weights have the
+    names that they have in the ConvNet's `layers`.
+
+    `shape`: what comes out, (C, H, W); `adds`: multiply-adds for one image.
+    """
+
+    def __init__(self, config: Config, channels: int, height: int, width: int, count: int):
+        layers, adds, shape = convolutions(config, channels, height, width, count)
+        super().__init__(*layers)
+        self.shape, self.adds = shape, sum(adds)
+        self.requires_grad_(False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> Self:
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, pixels_BCHW: Tensor) -> Tensor:
+        """The map of images in [0, 1]."""
+        seen: Tensor = super().forward(pixels_BCHW)
+        return seen
+
+
 class ConvNet(GlimpseModel):
     reads_sequences = True
     sized = True
@@ -70,35 +130,13 @@ class ConvNet(GlimpseModel):
         self.config, self.size = config, (height, width)
         self.glimpses = 1
         self.classes = self.set_answers(classes, length)
-        layers: list[nn.Module] = []
-        adds, place, inputs = [], [height, width], channels
-        count = len(config.filters) + len(config.hidden)
-        drops = [i >= len(config.filters) or config.dropout_layers == "all" for i in range(count)]
-        for i, outputs in enumerate(config.filters):
-            kernel, stride, pool = config.kernels[i], config.strides[i], config.pools[i]
-            margin = kernel // 2 if config.padding else 0
-            convolution = rectified(nn.Conv2d(inputs, outputs, kernel, stride, margin))
-            place = [(side + 2 * margin - kernel) // stride + 1 for side in place]
-            adds.append(convolution.weight.numel() * place[0] * place[1])
-            layers += [convolution, nn.ReLU()]
-            pooled = [(side + 2 * config.pool_padding - pool) // pool + 1 for side in place]
-            if min(place) < 1 or (pool > 1 and min(pooled) < 1):
-                raise Refused(
-                    f"Images of {height}×{width} are too small for model={config.name}: nothing is left of them after "
-                    f"its convolution {i + 1}."
-                )
-            if pool > 1:
-                layers.append(nn.MaxPool2d(pool, padding=config.pool_padding))
-                place = pooled
-            if config.dropout and drops[i]:
-                layers.append(nn.Dropout(config.dropout))
-            inputs = outputs
+        layers, adds, shape = convolutions(config, channels, height, width)
         layers.append(nn.Flatten())
-        inputs *= place[0] * place[1]
-        for i, outputs in enumerate(config.hidden, start=len(config.filters)):
+        inputs = math.prod(shape)
+        for outputs in config.hidden:
             layers += [rectified(nn.Linear(inputs, outputs)), nn.ReLU()]
             adds.append(inputs * outputs)
-            if config.dropout and drops[i]:
+            if config.dropout:
                 layers.append(nn.Dropout(config.dropout))
             inputs = outputs
         self.layers = nn.Sequential(*layers)

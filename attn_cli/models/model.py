@@ -53,8 +53,9 @@ class GlimpseModel(nn.Module):
 
         The new state has `hidden` (R, D), what the answer is read from; `location` (R, 2) of the glimpse; `log_prob`
         (R,) of that location, None where no policy chose it; `emitter` (R, D), the state that chose it; `patches`
-        (R, k, C, g, g), what was seen; of a model without a retina `box` (R, k, 4) as `boxes` has it; with `masks`,
-        `mask` (R, H, W). Soft attention has `shift` (R, 2), `sigma` (R,), too, see trace.py.
+        (R, k, C, g, g), what was seen, unless `patches` below says otherwise; of a model without a retina `box` (R, k,
+        4) as `boxes` has it; with `masks`, `mask` (R, H, W). Soft attention has `shift` (R, 2), `sigma` (R,), too, see
+        trace.py.
         """
         raise TypeError(f"{type(self).__name__} has no step")
 
@@ -82,6 +83,11 @@ class GlimpseModel(nn.Module):
         if self.moves:
             return self.retina.boxes(state.location, height, width)
         return torch.tensor([0, 0, width, height], device=state.location.device).expand(len(state.location), 1, 4)
+
+    def patches(self, state: Any) -> Tensor:
+        """What the latest glimpse saw of the image, (R, k, C, g, g) in [0, 1], for pictures."""
+        seen: Tensor = state.patches
+        return seen
 
     def multiply_adds(self, training: bool = False) -> int:
         """Of one path through one image, by the closed form."""

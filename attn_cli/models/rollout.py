@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from attn_cli.glimpses.retina import Canvas
 from attn_cli.models.model import GlimpseModel
 from attn_cli.models.trace import Trace
 
@@ -66,7 +67,7 @@ def rollout(
     trace.step_logits = step_logits
     if record:
         height, width = images_BCHW.shape[-2:]
-        trace.patches = torch.stack([s.patches for s in states], 1).unflatten(0, (M, B))
+        trace.patches = torch.stack([model.patches(s) for s in states], 1).unflatten(0, (M, B))
         trace.boxes = torch.stack([model.boxes(s, height, width) for s in states], 1).unflatten(0, (M, B))
         for name in ("mask", "sigma"):
             if getattr(state, name, None) is not None:
@@ -118,11 +119,14 @@ def compact_rollout(
 
 
 def keep(state: Any, images: Tensor, samples: int) -> Any:
-    """A state of fewer images: int64 (b',) of its B, for all M paths. Fields with M·B rows and the canvas are cut."""
+    """A state of fewer images: int64 (b',) of its B, for all M paths. Fields with M·B rows and canvases are cut."""
     B = state.canvas.pixels.shape[0]
     rows = (torch.arange(samples, device=images.device)[:, None] * B + images).view(-1)
     fields = {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
     cut = {name: value[rows] for name, value in fields.items() if isinstance(value, Tensor)}
-    return dataclasses.replace(
-        state, canvas=dataclasses.replace(state.canvas, pixels=state.canvas.pixels[images].contiguous()), **cut
-    )
+    canvases = {
+        name: dataclasses.replace(value, pixels=value.pixels[images].contiguous())
+        for name, value in fields.items()
+        if isinstance(value, Canvas)
+    }
+    return dataclasses.replace(state, **canvases, **cut)

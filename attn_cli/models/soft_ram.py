@@ -6,7 +6,8 @@ Implemented: Gaussian grids with rectangular strides, two GRU layers computed fr
 context network or none, fully-connected or convolutional glimpse network of three or five layers, pretraining with a
 simple one, answers after the last or after every glimpse, from the recurrent state or from the glimpse alone, resets of
 the classifier, absolute or relative centres with the repulsion of eq. 5, an upper limit on the size of the region,
-noise in centre and stride, dropout of glimpses and in the recurrence, sequences from left to right or right to left.
+noise in centre and stride, dropout of glimpses and in the recurrence, sequences from left to right or right to left,
+attention on the map that the fixed first layers of a ConvNet make of an image (section IV.C).
 
 Choices that the paper leaves open, and departures:
  1. An absolute centre is tanh of its linear map; a relative one is added to the previous centre, which starts in the
@@ -27,9 +28,12 @@ Choices that the paper leaves open, and departures:
     answer that is given is that after the last one.
 11. A single layer takes the context as an input at every step and chooses the next region from its own state; so the
     first region is the same for all images.
+12. A region on a map is the region of the image with the same share of its sides, whatever the margins of the
+    convolutions.
 
 Legend: B images, M samples (paths) per image, R = M·B rows, N glimpses per target, S targets, K classes, D hidden,
-F features of a fully-connected layer, C channels, g filters of the grid per axis.
+F features of a fully-connected layer, C channels, g filters of the grid per axis; H × W the image, or with a trunk its
+map.
 """
 
 from __future__ import annotations
@@ -44,6 +48,7 @@ from torch import Tensor, nn
 from attn_cli.config.schema import Glimpses, Scales, SoftRam
 from attn_cli.glimpses.gaussian import Grid, boxes, extract
 from attn_cli.glimpses.retina import Canvas
+from attn_cli.models.convnets import Trunk
 from attn_cli.models.dram import ContextNetwork, Convolutions, Head, check_glimpse_size, rectified, reversed_targets
 from attn_cli.models.model import GlimpseModel
 
@@ -52,16 +57,17 @@ from attn_cli.models.model import GlimpseModel
 class State:
     """Everything the next step needs; rows are paths."""
 
-    canvas: Canvas  # its pixels are fp32 (B, C, H, W) in [0, 1]
+    canvas: Canvas  # its pixels are fp32 (B, C, H, W): the image in [0, 1], or its map
+    image: Canvas  # its pixels are the uint8 image
     context: Tensor  # (R, 3D) what the context adds to the gates of the upper layer, or of the only one
     hidden: Tensor  # (R, D or F) what the answer is read from: h¹ or the features of the glimpse
     lower: Tensor  # (R, D) h¹
     upper: Tensor  # (R, D) h², what the grid is read from; with a single layer not used
     location: Tensor | None = None  # (R, 2) centre of the latest grid, the image spanning [-1, 1]
     shift: Tensor | None = None  # (R, 2) how far the centre was asked to move, same units
-    box: Tensor | None = None  # (R, 1, 4) x0, y0, x1, y1 in pixels
-    sigma: Tensor | None = None  # (R,) of the filters, in pixels
-    patches: Tensor | None = None  # (R, 1, C, g, g) what was seen there
+    grid: Grid | None = None  # the latest one, on the canvas
+    sigma: Tensor | None = None  # (R,) of the filters, in pixels of the image
+    seen: Tensor | None = None  # (R, C, g, g) what the grid saw
     log_prob: Tensor | None = None  # never there: nothing is drawn from a policy
     emitter: Tensor | None = None
 
@@ -110,15 +116,17 @@ class SoftRAM(GlimpseModel):
         width: int,
     ):
         super().__init__()
-        self.config, self.image_size = config, (height, width)
+        self.config = config
         self.stochastic = config.noise > 0
         self.glimpses, self.size = glimpses.count, glimpses.size
         classes = self.set_answers(classes, length)
         self.look_at_one_scale(config.name, scales.count)
         check_glimpse_size(config, glimpses)
         D, features = config.hidden, config.features
-        self.channels = channels
-        pixels, self.look_adds = channels * glimpses.size**2, 0
+        self.trunk = Trunk(config.trunk, channels, height, width, config.trunk_layers) if config.trunk else None
+        self.shape = self.trunk.shape if self.trunk else (channels, height, width)  # of what the grid lies on
+        seen_channels = self.shape[0]
+        pixels, self.look_adds = seen_channels * glimpses.size**2, 0
         self.convolutions: nn.Module = nn.Identity()
         self.simple_layer: nn.Linear | None = None
         if config.pretrain_glimpse:
@@ -127,7 +135,7 @@ class SoftRAM(GlimpseModel):
             self.register_load_state_dict_post_hook(lambda module, _: module.pretrain(bool(module.pretraining)))
         self.simple = self.simple_layer is not None  # whether the simple glimpse network is in use
         if config.glimpse == "conv":
-            convolutions = Convolutions(channels, config.filters, glimpses.size)
+            convolutions = Convolutions(seen_channels, config.filters, glimpses.size)
             pixels, self.look_adds, self.convolutions = convolutions.features, convolutions.adds, convolutions
         self.glimpse_layer = rectified(nn.Linear(pixels, features))
         self.glimpse_dropout = nn.Dropout(config.dropout)
@@ -140,7 +148,7 @@ class SoftRAM(GlimpseModel):
         with torch.no_grad():
             self.extraction.weight.mul_(0.1)  # the first grids are alike
             self.extraction.bias.zero_()
-            stride = max(height, width) / self.size  # nearly that of a grid over the whole image
+            stride = max(self.shape[1:]) / self.size  # nearly that of a grid over the whole image
             self.extraction.bias[4] = 2 * math.log(max(1.0, stride / 2))
         self.every_step = config.answers == "every"
         self.classification_network = Head(features if config.answer_from == "glimpse" else D, features, classes)
@@ -165,7 +173,10 @@ class SoftRAM(GlimpseModel):
         else:
             context = zeros.new_zeros(1, 3 * D).expand(zeros.shape[0], 3 * D)
         pixels = images_BCHW.to(weight.dtype) * (1 / 255)
-        return State(Canvas(pixels, height, width), context, zeros, zeros, zeros)
+        if self.trunk is not None:
+            pixels = self.trunk(pixels).to(weight.dtype)
+        canvas = Canvas(pixels, *pixels.shape[-2:])
+        return State(canvas, Canvas(images_BCHW, height, width), context, zeros, zeros, zeros)
 
     def step(self, state: State, noise_R4: Tensor, greedy: bool = False) -> State:
         """Move attention, look, think (eqs. 1 to 3). `noise_R4` is standard normal; with `greedy` it is not used."""
@@ -181,9 +192,9 @@ class SoftRAM(GlimpseModel):
             upper=upper,
             location=grid.centre,
             shift=shift,
-            box=boxes(grid, self.size, state.canvas.height, state.canvas.width),
-            sigma=grid.sigma,
-            patches=seen[:, None],
+            grid=grid,
+            sigma=grid.sigma * (sum(enlargement(state)) / 2),
+            seen=seen,
         )
 
     def glimpse_network(self, seen_RCgg: Tensor) -> Tensor:
@@ -207,6 +218,22 @@ class SoftRAM(GlimpseModel):
             centre, stride = centre + uniform[:, :2], stride * (1 + uniform[:, 2:])
         return Grid(centre.clamp(-1, 1), stride * whole, torch.exp(0.5 * raw[:, 4]), torch.exp(raw[:, 5])), shift
 
+    def boxes(self, state: State, height: int, width: int) -> Tensor:
+        assert state.grid is not None
+        on_canvas = boxes(state.grid, self.size, state.canvas.height, state.canvas.width)
+        return on_canvas * on_canvas.new_tensor(enlargement(state) * 2)
+
+    def patches(self, state: State) -> Tensor:
+        """What the grid saw; of a map that is no picture, but the same region of the image."""
+        assert state.grid is not None and state.seen is not None and state.sigma is not None
+        if self.trunk is None:
+            return state.seen[:, None]
+        grid = state.grid
+        stride = grid.stride * grid.stride.new_tensor(enlargement(state))
+        pixels = state.image.pixels.to(stride.dtype) * (1 / 255)
+        seen = extract(pixels, Grid(grid.centre, stride, state.sigma, torch.ones_like(grid.gain)), self.size)
+        return seen[:, None]
+
     def classify(self, hidden: Tensor) -> Tensor:
         """Logits (…, K) of the classification network (eq. 4); with sequences K + 1, the last for "no more"."""
         return self.classification_network(hidden)
@@ -223,8 +250,8 @@ class SoftRAM(GlimpseModel):
         """Multiply-adds of one path through an image with all its targets by the closed form: forward; or forward and
         backward of a training step, in which each layer costs twice more but for gradients to pixels.
         """
-        (height, width), g, context = self.image_size, self.size, self.context_network
-        channels = self.channels
+        (channels, height, width), g, context = self.shape, self.size, self.context_network
+        trunk = self.trunk.adds if self.trunk else 0  # forward alone, once an image
         rows, columns = channels * height * width * g, channels * height * g * g  # the two products of the grid
         steps = self.glimpses * self.targets
         step = self.look_adds + self.lower.adds + self.extraction.weight.numel()
@@ -233,5 +260,11 @@ class SoftRAM(GlimpseModel):
         answers = steps if self.every_step else self.targets
         forward = steps * (step + rows + columns) + answers * self.classification_network.adds + guide
         if not training:
-            return forward
-        return 3 * forward - steps * rows - (context.convolutions.first_adds if context else 0)
+            return forward + trunk
+        return 3 * forward + trunk - steps * rows - (context.convolutions.first_adds if context else 0)
+
+
+def enlargement(state: State) -> tuple[float, float]:
+    """Pixels of the image for one of what the grid lies on, x and y."""
+    image, canvas = state.image, state.canvas
+    return image.width / canvas.width, image.height / canvas.height
