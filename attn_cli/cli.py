@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, bool, tuple[str, ...]]] = {
     "eval": ("error of a finished run", True, ()),
     "mc-average": ("error against the number of sampled paths", True, ()),
     "combine": ("error of a forward and a backward reader together", True, ()),
+    "attend": ("a data set of what a run looked at", True, ()),
     "show": ("pictures and animations of where a run looked", True, ()),
     "data": ("list, prepare and inspect data sets", False, ("list", "prepare", "info")),
     "runs": ("list runs: model, data, error, time, status", False, ()),

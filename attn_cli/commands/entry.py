@@ -48,6 +48,7 @@ HYDRA_COMMANDS = {
         HydraCommand("eval", "eval", schema.Evaluate, "attn_cli.commands.evaluate:run"),
         HydraCommand("mc-average", "mc_average", schema.McAverage, "attn_cli.commands.mc_average:run"),
         HydraCommand("combine", "combine", schema.Combine, "attn_cli.commands.combine:run"),
+        HydraCommand("attend", "attend", schema.Attend, "attn_cli.commands.attend:run"),
         HydraCommand("show", "show", schema.Show, "attn_cli.commands.show:run"),
         HydraCommand("bench", "bench", schema.Bench, "attn_cli.commands.bench:run"),
     )

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import time
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
 from attn_cli.config import schema
+from attn_cli.data.photos import Birds
 from attn_cli.devices import choose_device, prepare_cpu
 from attn_cli.errors import Refused
 from attn_cli.inference.attention import attention
-from attn_cli.inference.monte_carlo import evaluate, paired_interval
+from attn_cli.inference.monte_carlo import evaluate, evaluate_views, paired_interval
 from attn_cli.learning.restore import Restored, check_sampling, restore
 from attn_cli.pictures import tables
 from attn_cli.runs import latest, open_run, write_atomically
@@ -27,17 +28,19 @@ def run(config: schema.Evaluate) -> dict[str, Any]:
         check_sampling(restored, f"mc_samples={config.mc_samples}")
     if config.focus:
         _check_focus(config, restored)
+    if config.ten_crops:
+        _check_ten_crops(config, restored)
     images, labels = restored.data.fixed(config.split)
     greedy = config.mc_samples == 0
+    common: dict[str, Any] = {"repeats": config.repeats, "seed": config.seed, "batch_size": config.batch_size}
     start = time.perf_counter()
-    how: dict[str, Any] = {
-        "repeats": config.repeats,
-        "seed": config.seed,
-        "batch_size": config.batch_size,
-        "focus": config.focus_size if config.focus else None,
-    }
-    paths: dict[str, Any] = {"samples": max(1, config.mc_samples), "greedy": greedy, "average": config.average}
-    outcome = evaluate(restored.model, images, labels, **paths, **how)
+    how = common | {"focus": config.focus_size if config.focus else None}
+    if config.ten_crops:
+        views = cast(Birds, restored.data).ten_crops(config.split)
+        outcome = evaluate_views(restored.model, views, labels, **common)
+    else:
+        paths: dict[str, Any] = {"samples": max(1, config.mc_samples), "greedy": greedy, "average": config.average}
+        outcome = evaluate(restored.model, images, labels, **paths, **how)
     seconds = time.perf_counter() - start
     low, high = outcome.interval()
     error = "test_error" if config.split == "test" else "val_error"
@@ -51,6 +54,7 @@ def run(config: schema.Evaluate) -> dict[str, Any]:
         "mc_samples": config.mc_samples,
         "average": None if greedy else config.average,
         "focus": config.focus_size if config.focus else None,
+        "ten_crops": config.ten_crops,
         error: outcome.error(),
         f"{error}_interval": [low, high],
         f"{error}_deviation": outcome.deviation(),  # over the repeats
@@ -71,6 +75,7 @@ def run(config: schema.Evaluate) -> dict[str, Any]:
         result |= _attention(restored, config, images, labels)
     other = f"{restored.config.data.name}-" if config.data else ""
     kind = ("mean" if greedy else f"mc{config.mc_samples}") + ("-focus" if config.focus else "")
+    kind += "-ten-crops" if config.ten_crops else ""
     name = f"evaluation-{other}{config.split}-{kind}.json"
     write_atomically(found.path / name, json.dumps(result, indent=2) + "\n")
     tables.show(tables.result_table(result))
@@ -79,14 +84,29 @@ def run(config: schema.Evaluate) -> dict[str, Any]:
 
 
 def _attention(restored: Restored, config: schema.Evaluate, images: Tensor, labels: Tensor) -> dict[str, Any]:
-    """How much of its masks a model leaves black, and how many of its errors come from looking elsewhere."""
-    model, objects = restored.model, getattr(restored.data, "objects", None)
+    """How much of its masks a model leaves black, how many of its errors come from looking elsewhere, and how well its
+    last region fits the object.
+    """
+    model, objects = restored.model, getattr(restored.data, "boxes", None)
     boxes = objects(config.split) if objects is not None and model.moves else None
     if not model.masks and boxes is None:
         return {}
     seen = attention(model, images, labels, boxes, config.seed)
-    found = {"mask_zeros": seen.mask_zeros, "mean_mask": seen.mean_mask, "mislocalised_errors": seen.mislocalised}
+    found = {
+        "mask_zeros": seen.mask_zeros,
+        "mean_mask": seen.mean_mask,
+        "mislocalised_errors": seen.mislocalised,
+        "iou": seen.iou,
+        "whole_image_iou": seen.whole_image_iou,
+    }
     return {key: value for key, value in found.items() if value is not None}
+
+
+def _check_ten_crops(config: schema.Evaluate, restored: Restored) -> None:
+    if not hasattr(restored.data, "ten_crops"):
+        raise Refused(f"ten_crops=true is for data=cub200, not for data={restored.config.data.name}.")
+    if config.mc_samples:
+        raise Refused(f"ten_crops=true averages over crops, mc_samples={config.mc_samples} over paths: choose one.")
 
 
 def _check_focus(config: schema.Evaluate, restored: Restored) -> None:

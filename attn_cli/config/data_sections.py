@@ -104,7 +104,7 @@ class Cub200:
 
     source: ClassVar[str] = "cub200"
     name: str = "cub200"
-    path: str | None = None  # a folder in the layout of the original archive, used as it is; None: the original
+    path: str | None = None  # a folder in the layout of the archive, or an .h5 of `attn attend`; None: the archive
     height: int = bounded(224, 8, 256)  # random parts train, mirrored or not; the centre is evaluated
     width: int = bounded(224, 8, 256)
     background: int = bounded(0, 0, 255)  # what the retina reads outside the image

@@ -109,6 +109,7 @@ class Evaluate:
     data: AnyData | None = None  # another data set of the same classes
     focus: bool = False  # read once, then again in a box around the path
     focus_size: int = bounded(54, 1, WIDEST)  # pixels a side of that box
+    ten_crops: bool = False  # average the probabilities over ten crops of each image
     checkpoint: str = choice("best", "best", "last")
     split: str = choice("test", "test", "validation")
     mc_samples: int = bounded(0, 0, 10_000)  # M sampled paths; 0: the mean-location path
@@ -168,6 +169,20 @@ class Show:
     seed: int = bounded(0, 0, 2**32 - 1)
     gif: bool = True
     output: str | None = None  # folder; None: pictures/ in the run folder
+    device: str = choice("auto", "auto", "cpu", "gpu")
+    threads: int | None = bounded(None, 1, 1024)
+
+
+@dataclass(frozen=True)
+class Attend:
+    """`attn attend`."""
+
+    run: str | None = None
+    outputs: str = "outputs"
+    output: str = REQUIRED  # the new .h5 file
+    regions: str = choice("attended", "attended", "boxes")
+    checkpoint: str = choice("best", "best", "last")
+    batch_size: int = bounded(100, 1, 65536)
     device: str = choice("auto", "auto", "cpu", "gpu")
     threads: int | None = bounded(None, 1, 1024)
 

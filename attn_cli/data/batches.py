@@ -70,7 +70,7 @@ class Digits:
     def digest(self, split: Split) -> str:
         return self._fixed.digest(split)
 
-    def objects(self, split: Split) -> Tensor:
+    def boxes(self, split: Split) -> Tensor:
         """Where the digits of `fixed` lie: int64 (n, 4), x0, y0, x1, y1 in pixels, x1 and y1 exclusive, on the CPU."""
         return fixed_boxes(self.geometry, tuple(self.images[split].shape), *self._name(split))
 
@@ -188,9 +188,12 @@ def open_data(config: Any, *, log: Log = print) -> Data:
     if isinstance(config, schema.Cub200):
         if config.path is None:
             return Birds(config, _source(config, log))
+        path = Path(config.path).expanduser()
+        if path.suffix == ".h5":
+            return Birds(config, prepared.read_file("cub200", path))
         from attn_cli.data.sources import cub200
 
-        return Birds(config, cub200.load(Path(config.path).expanduser(), log))
+        return Birds(config, cub200.load(path, log))
     if isinstance(config, schema.Cifar10):
         source = _source(config, log)
         pools = _pools(config, source)

@@ -125,6 +125,7 @@ class Birds(Photos):
 
     def __init__(self, config: schema.Cub200, source: prepared.Prepared):
         super().__init__(config, source, "cub200")
+        self.source = source
         self._boxes = {
             split: source.boxes["test" if split == "test" else "train"][self._rows.get(split, slice(None))]
             for split in prepared.SPLITS

@@ -19,7 +19,7 @@ import json
 import math
 import os
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -187,33 +187,46 @@ def read(name: str, root: Path, *, verify: bool = True) -> Prepared:
     it, for a file that is damaged, was forged, or holds something else; FileNotFoundError if there is none.
     """
     path = path_of(name, root)
-    with _damage_named(name, path, root):
-        state = path.stat()
-        identity = (str(path), state.st_ino, state.st_size, state.st_mtime_ns)
-        contents = contents_of(path, FORMS[name])
-        if contents.name != name:
-            raise ValueError(f"it holds {contents.name!r}")
-        verify = verify and identity not in _verified
-        if verify and state.st_size > MAPPED:
-            contents.verify()
-        arrays = {array: stored.array(state.st_size > MAPPED) for array, stored in contents.stored.items()}
-        kinds = {kind: {split: arrays[f"{split}_{kind}"] for split in FORMS[name].splits} for kind in FORMS[name].dims}
-        prepared = Prepared(name, contents.origin, contents.class_names, **kinds)
-        for split, labels in prepared.labels.items():
-            _check_labels(split, labels, len(contents.class_names))
-        for split, boxes in prepared.boxes.items():
-            _check_boxes(split, boxes, *prepared.images[split].shape[-2:])
-        if verify and state.st_size <= MAPPED:
-            actual = prepared.sha256()
-            if actual != contents.sha256:
-                raise ValueError(f"its sha256 is {actual}, recorded was {contents.sha256}")
-        if verify:
-            _verified.add(identity)
+    with _damage_named(path, lambda: f"run `{rebuild_command(name, root)}` to rebuild it"):
+        return _read(name, path, verify)
+
+
+def read_file(name: str, path: Path) -> Prepared:
+    """Likewise from a file with any name, which `attn attend` made. Raises Refused, also if there is none."""
+    try:
+        with _damage_named(path, lambda: "make it again with `attn attend`"):
+            return _read(name, path, True)
+    except FileNotFoundError as error:
+        raise Refused(f"There is no file {path}: make it with `attn attend`.") from error
+
+
+def _read(name: str, path: Path, verify: bool) -> Prepared:
+    state = path.stat()
+    identity = (str(path), state.st_ino, state.st_size, state.st_mtime_ns)
+    contents = contents_of(path, FORMS[name])
+    if contents.name != name:
+        raise ValueError(f"it holds {contents.name!r}")
+    verify = verify and identity not in _verified
+    if verify and state.st_size > MAPPED:
+        contents.verify()
+    arrays = {array: stored.array(state.st_size > MAPPED) for array, stored in contents.stored.items()}
+    kinds = {kind: {split: arrays[f"{split}_{kind}"] for split in FORMS[name].splits} for kind in FORMS[name].dims}
+    prepared = Prepared(name, contents.origin, contents.class_names, **kinds)
+    for split, labels in prepared.labels.items():
+        _check_labels(split, labels, len(contents.class_names))
+    for split, boxes in prepared.boxes.items():
+        _check_boxes(split, boxes, *prepared.images[split].shape[-2:])
+    if verify and state.st_size <= MAPPED:
+        actual = prepared.sha256()
+        if actual != contents.sha256:
+            raise ValueError(f"its sha256 is {actual}, recorded was {contents.sha256}")
+    if verify:
+        _verified.add(identity)
     return prepared
 
 
 @contextmanager
-def _damage_named(name: str, path: Path, root: Path) -> Iterator[None]:
+def _damage_named(path: Path, remedy: Callable[[], str]) -> Iterator[None]:
     try:
         yield
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -224,9 +237,7 @@ def _damage_named(name: str, path: Path, root: Path) -> Iterator[None]:
         ) from error
     except Exception as error:  # h5py raises nearly every type for a damaged file
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise Refused(
-            f"{path} is damaged ({reason.rstrip('.')}): run `{rebuild_command(name, root)}` to rebuild it."
-        ) from error
+        raise Refused(f"{path} is damaged ({reason.rstrip('.')}): {remedy()}.") from error
 
 
 def contents_of(path: Path, form: Form) -> Contents:

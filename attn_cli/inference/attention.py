@@ -1,4 +1,5 @@
-"""What a model attended to, in numbers: how much of its masks is zero, and whether errors come from looking elsewhere.
+"""What a model attended to, in numbers: how much of its masks is zero, whether errors come from looking elsewhere, and
+how well the last region fits the object.
 
 Legend: n images, B images at a time, N glimpses, H × W image.
 """
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from attn_cli.inference.monte_carlo import evaluation_noise
+from attn_cli.inference.regions import clipped, last_regions, overlap
 from attn_cli.models.model import GlimpseModel
 from attn_cli.models.rollout import rollout
 from attn_cli.models.trace import Trace
@@ -27,6 +29,8 @@ class Attention:
     mislocalised: (
         float | None
     )  # of the errors: images in which no glimpse was centred on the object; None without boxes
+    iou: float | None = None  # mean intersection over union of the last region and the box, 0 to 1; None without boxes
+    whole_image_iou: float | None = None  # that of the whole image and the box
 
 
 @torch.no_grad()
@@ -44,6 +48,7 @@ def attention(
     noise = evaluation_noise(seed, 0, 0, n, model.steps, model.noises)
     zeros, sums = torch.zeros(model.steps), torch.zeros(model.steps)
     errors = elsewhere = 0
+    overlaps: list[Tensor] = []
     for low in range(0, n, AT_A_TIME):
         part = slice(low, low + AT_A_TIME)
         images = images_nCHW[part]
@@ -55,12 +60,20 @@ def attention(
         if boxes_n4 is not None:
             wrong = logits[0].argmax(-1) != labels_n[part]
             errors += int(wrong.sum())
-            elsewhere += int((wrong & ~found(trace, boxes_n4[part], *images.shape[-2:])).sum())
+            height, width = images.shape[-2:]
+            elsewhere += int((wrong & ~found(trace, boxes_n4[part], height, width)).sum())
+            true = boxes_n4[part].to(images.device)
+            whole = true.new_tensor([[0, 0, width, height]]).expand_as(true)
+            regions = clipped(last_regions(trace), height, width)
+            overlaps.append(torch.stack([overlap(regions, true), overlap(whole, true)], 1).cpu())
     model.train(was_training)
+    iou, whole_image_iou = torch.cat(overlaps).mean(0).tolist() if overlaps else (None, None)
     return Attention(
         tuple((100 * zeros / n).tolist()) if model.masks else None,
         tuple((sums / n).tolist()) if model.masks else None,
         100 * elsewhere / max(errors, 1) if boxes_n4 is not None else None,
+        iou,
+        whole_image_iou,
     )
 
 

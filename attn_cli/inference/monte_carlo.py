@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
@@ -85,6 +86,38 @@ class Evaluation:
     def interval(self, samples: int | None = None) -> tuple[float, float]:
         """95 % Wilson interval of the error over the images, in %."""
         return wilson(self.error(samples) / 100 * self.count, self.count)
+
+
+@torch.no_grad()
+def evaluate_views(
+    model: GlimpseModel,
+    views: Iterable[Tensor],
+    labels_n: Tensor,
+    *,
+    repeats: int = 1,
+    seed: int = 0,
+    batch_size: int = 1000,
+) -> Evaluation:
+    """Errors of the mean probabilities over several views of each image (Krizhevsky et al. 2012, section 4.1), each
+    seen along the mean path of a model with one answer. A view is uint8 (n, C, H, W) of all images.
+    """
+    was_training, n, steps = model.training, len(labels_n), model.steps
+    model.eval()
+    repeats = repeats if model.random_start else 1
+    sums: list[list[Tensor]] = []  # [repeat][batch] (B, K)
+    for number, images in enumerate(views):
+        parts = [slice(low, low + batch_size) for low in range(0, n, batch_size)]
+        for repeat in range(repeats):
+            noise = evaluation_noise(seed, repeat, number, n, steps, model.noises)[None].to(images.device)
+            seen = [rollout(model, images[part], noise[:, part], greedy=True)[0][0] for part in parts]
+            shares = [logits.float().softmax(-1) for logits in seen]
+            if number == 0:
+                sums.append(shares)
+            else:
+                sums[repeat] = [a + b for a, b in zip(sums[repeat], shares, strict=True)]
+    model.train(was_training)
+    wrong = torch.stack([torch.cat(batches).argmax(-1) != labels_n for batches in sums])
+    return Evaluation(n, 1, True, wrong.sum(1, keepdim=True).tolist(), steps, steps, wrong.cpu())
 
 
 @torch.no_grad()

@@ -46,6 +46,8 @@ RESULT_NAMES = {
     "mask_zeros": "zeros of the masks",
     "mean_mask": "mean of the masks",
     "mislocalised_errors": "not looked at",
+    "iou": "overlap with the object",
+    "whole_image_iou": "of the whole image",
     "seconds": "time",
     "images_per_second": "images per second",
     "device": "device",
@@ -102,6 +104,8 @@ def result_table(result: Row) -> Table:
             text = " ".join(f"{mean:.2f}" for mean in value) + ", by glimpse"
         elif key == "mislocalised_errors":
             text = f"{value:.1f} % of the errors"
+        elif key in ("iou", "whole_image_iou"):
+            text = f"{value:.3f} (intersection over union)"
         elif key == "versions":
             text = ", ".join(f"{name} {version}" for name, version in value.items())
         else:

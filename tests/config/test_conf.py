@@ -81,6 +81,18 @@ RSAM = {  # published error in %, what makes the arm
     "rsam/figure4": (35.05, {"feedback": True, "down_sample": "conv"}),
 }
 
+BIRDS = {  # published error in %, model, data, what is composed with it, what else makes the step
+    "birds/trunk": (None, "convnet_5", "folder", ("data.path=somewhere",), {"hidden": (1024, 1024)}),
+    "birds/attention": (
+        20.23,
+        "soft_ram",
+        "cub200",
+        ("model.trunk_from=somewhere",),
+        {"context": "none", "answer_from": "glimpse", "reset_every": 10, "resets": 10, "trunk_layers": 2},
+    ),
+    "birds/baseline": (21.43, "convnet_bn", "cub200", (), {"norm": True}),
+}
+
 # (arXiv 1406.6247, NIPS 2014) in % by table and glimpses; None where no number is at hand
 PUBLISHED = {
     "ram/table1a": {
@@ -230,7 +242,7 @@ def test_cells_of_dram(name: str) -> None:
 
 
 def test_every_cell_is_of_a_known_paper() -> None:
-    assert sorted([*EXPERIMENTS, *DRAM, *SOFT_RAM, *RSAM]) == sorted(CELLS)
+    assert sorted([*EXPERIMENTS, *DRAM, *SOFT_RAM, *RSAM, *BIRDS]) == sorted(CELLS)
 
 
 @pytest.mark.parametrize("name", SOFT_RAM)
@@ -266,6 +278,24 @@ def test_cells_of_rsam(name: str) -> None:
     assert re.search(rf"# command: attn train (-m )?experiment={name}\n", header)
     quoted = re.search(r"# published: ([\d.]+) % \(arXiv 1705.01921\)", header)
     assert (float(quoted[1]) if quoted else None) == published
+
+
+@pytest.mark.parametrize("name", BIRDS)
+def test_steps_of_the_birds(name: str) -> None:
+    published, model, data, given, options = BIRDS[name]
+    config = composed(f"experiment={name}", *given)
+    assert (config.experiment, config.model.name, config.data.name) == (name, model, data)
+    assert {key: getattr(config.model, key) for key in options} == options
+    if model == "soft_ram":
+        assert config.model.trunk == composed("model=convnet_5").model
+    header = (CONF / "experiment" / f"{name}.yaml").read_text(encoding="utf-8").partition("defaults:")[0]
+    for part in ("# paper: ", "# table: Table IV, ", "# time: "):
+        assert part in header
+    words = "".join(f" {key}=[A-Z]+" for key in (word.partition("=")[0] for word in given))
+    assert re.search(rf"# command: attn train experiment={name}{words}\n", header)
+    quoted = re.search(r"# published: .*?([\d.]+) % \(IEEE SSCI 2016; ([\d.]+) % accuracy\)", header)
+    assert (float(quoted[1]) if quoted else None) == published
+    assert quoted is None or float(quoted[1]) + float(quoted[2]) == pytest.approx(100)
 
 
 def test_debug_preset_is_short() -> None:

@@ -42,7 +42,9 @@ def test_the_ten_layers_have_the_size_of_table_5(side, parameters, adds):
 
 
 @pytest.mark.parametrize("length", [0, 2])
-@pytest.mark.parametrize("changes", [{}, {"padding": False, "pool_padding": 1}, {"filters": (), "hidden": (8, 8)}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"padding": False, "pool_padding": 1}, {"filters": (), "hidden": (8, 8)}, {"norm": True}]
+)
 def test_multiply_adds_against_torch(changes, length):
     if changes.get("filters") == ():
         changes = {**changes, "kernels": (), "strides": (), "pools": ()}
@@ -63,6 +65,13 @@ def test_dropout_on_all_layers_or_on_the_hidden_ones():
     assert drops(dropout=0.5) == 4
     assert drops(dropout=0.5, dropout_layers="hidden") == 2
     assert drops() == 0
+
+
+def test_batch_normalisation_between_a_convolution_and_its_relu():
+    kinds = [type(layer).__name__ for layer in make(norm=True).layers]
+    one = ["Conv2d", "BatchNorm2d", "ReLU", "MaxPool2d"]
+    assert kinds == [*one, *one, "Flatten", "Linear", "ReLU", "Linear", "ReLU"]
+    assert [name for name in kinds if name != "BatchNorm2d"] == [type(layer).__name__ for layer in make().layers]
 
 
 def test_every_position_has_weights_of_its_own():
