@@ -42,11 +42,21 @@ def combine(
     return torch.where(place == k, terminal, labels)
 
 
+def looked_at_labels(used_BT: Tensor, labels_BS: Tensor, terminal: int) -> Tensor:
+    """Of the glimpses that were used those that a label was read from, bool (B, T): while it decides that nothing more
+    follows, a reader looks beyond the last object. Of an empty number all that were used.
+    """
+    said = (labels_BS >= 0) & (labels_BS != terminal)
+    of_labels = used_BT & said.repeat_interleave(used_BT.shape[1] // labels_BS.shape[1], 1)
+    return torch.where(of_labels.any(1, keepdim=True), of_labels, used_BT)
+
+
 def focus_box(locations_BT2: Tensor, used_BT: Tensor, height: int, width: int, size: int) -> Tensor:
     """Top left corner (B, 2) as y, x in whole pixels of the size × size box for a second look.
 
     The box is centred on the centre of the bounding box of the path's glimpse centres, then moved as little as needed
-    to lie inside the image. Only glimpses that were used for an answer count. Locations: (B, T, 2) as x, y in [-1, 1].
+    to lie inside the image. Only glimpses in `used` count, see `looked_at_labels`. Locations: (B, T, 2) as x, y in
+    [-1, 1].
     """
     far = torch.where(used_BT[..., None], locations_BT2, torch.nan)
     low, high = far.nan_to_num(nan=2.0).amin(1), far.nan_to_num(nan=-2.0).amax(1)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from attn_cli.inference.averages import running_averages
-from attn_cli.inference.combine import crop, focus_box
+from attn_cli.inference.combine import crop, focus_box, looked_at_labels
 from attn_cli.inference.sequences import read
 from attn_cli.models.model import GlimpseModel
 from attn_cli.models.rollout import rollout
@@ -158,7 +158,8 @@ def evaluate(
                 seen = images_nCHW[part]
                 if focus is not None:
                     first = read(model, seen, torch.zeros_like(paths[:1]))
-                    corner = focus_box(first.locations, first.used, seen.shape[-2], seen.shape[-1], focus)
+                    used = looked_at_labels(first.used, first.labels[0], first.log_probs.shape[-1] - 1)
+                    corner = focus_box(first.locations, used, seen.shape[-2], seen.shape[-1], focus)
                     seen, glimpses = crop(seen, corner, focus), glimpses + M * first.glimpses
                 reading = read(model, seen, paths, greedy=greedy, average=average)
                 off_MB = (reading.labels != labels_n[part]).any(-1)

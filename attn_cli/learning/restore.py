@@ -108,14 +108,14 @@ def fill_trunk(trunk: Trunk, config: schema.Config) -> None:
     Refused, naming what is absent or differs.
     """
     model: Any = config.model
-    if model.trunk_from is None and config.init_from is None:
+    if model.trunk_from is None and config.init_from is not None:
+        share(trunk, "trunk", open_run(config.init_from))
+        return
+    if model.trunk_from is None:
         raise Refused(
             f"model.trunk={model.trunk.name} is a trunk whose weights are absent: make them with "
             f"`attn train model={model.trunk.name} data=folder data.path=IMAGES` and add model.trunk_from=RUN."
         )
-    if model.trunk_from is None:
-        share(trunk, "trunk", open_run(config.init_from))
-        return
     path = Path(model.trunk_from).expanduser()
     if path.is_file():
         theirs = checkpoints.tensors(path)

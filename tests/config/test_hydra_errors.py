@@ -10,7 +10,7 @@ from attn_cli import cli
 
 MODELS = (
     "convnet_10, convnet_10_small, convnet_5, convnet_64_64_64_512, convnet_bn, dram, dram_mnist, dram_small, "
-    "draw_reader, ram, ram_lstm, rsam, soft_ram, stn"
+    "draw_reader, ram, ram_lstm, rsam, …"  # the first twelve
 )
 
 

@@ -7,7 +7,7 @@ import itertools
 import pytest
 import torch
 
-from attn_cli.inference.combine import combine, crop, focus_box, lengths
+from attn_cli.inference.combine import combine, crop, focus_box, lengths, looked_at_labels
 from attn_cli.inference.monte_carlo import paired_interval
 
 K, S = 3, 4  # labels 0, 1, 2, the terminal class 3; at most three labels
@@ -95,3 +95,18 @@ def test_paired_interval():
     low, high = paired_interval(before, after)  # ten images got better, none worse: 10 ± 1.96·σ/√n points
     assert (low + high) / 2 == pytest.approx(10.0, abs=1e-6) and high - low == pytest.approx(2 * 1.96 * 3.015, rel=1e-3)
     assert paired_interval(before, before) == [0.0, 0.0]
+
+
+def test_glimpses_beyond_the_last_label_do_not_count():
+    """Two glimpses an answer; the third image is empty, the fourth never ended."""
+    labels = torch.tensor([row((1, 0)), row((2,)), row(()), row((1, 1, 1, 1))])
+    used = torch.ones(4, 8, dtype=torch.bool)
+    used[0, 6:] = used[1, 4:] = used[2, 2:] = False
+    counted = looked_at_labels(used, labels, K)
+    assert counted.sum(1).tolist() == [4, 2, 2, 8]
+    assert (counted & ~used).sum() == 0 and counted[0, :4].all() and counted[2, :2].all()
+    # A box around a path that leaves to the right for the terminal class is that around the labels.
+    locations = torch.tensor([[[-0.5, 0], [-0.4, 0], [0.3, 0], [0.4, 0], [1, 1], [1, 1], [0, 0], [0, 0]]])
+    corner = focus_box(locations, counted[:1], 100, 100, 40)
+    assert corner.tolist() == [[30, 28]]  # the middle of -0.5 and 0.4 is pixel 47.5
+    assert focus_box(locations, used[:1], 100, 100, 40).tolist() == [[55, 43]]
