@@ -6,7 +6,7 @@ import sys
 import traceback
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from attn_cli.config import schema
 from attn_cli.data.batches import open_data
@@ -18,8 +18,9 @@ from attn_cli.learning.checkpoints import load, newest_valid
 from attn_cli.learning.guards import Checkpoints, SignalGuard, Stopped, explain_oom
 from attn_cli.learning.learner import Learner
 from attn_cli.learning.reporting import MetricsFile, ProgressReport, check_logger, make_logger
-from attn_cli.learning.restore import fill_trunk, initialise, load_model, share
+from attn_cli.learning.restore import fill_trunk, initialise, load_model, pretrain, share
 from attn_cli.learning.training import fit, make_learner
+from attn_cli.models.timm_net import TimmNet
 from attn_cli.pictures import tables
 from attn_cli.pictures.curves import learning_curves
 from attn_cli.runs import Run, commit, create, open_run, versions
@@ -42,6 +43,8 @@ def run(config: schema.Config) -> dict[str, Any]:
     if shared is not None:
         share(learner.model.get_submodule("glimpse_network"), "glimpse_network", open_run(shared))
     report = initialise(learner.model, open_run(config.init_from)) if config.init_from and resume is None else None
+    if isinstance(config.model, schema.Timm) and config.model.weights is not None and resume is None and report is None:
+        report = pretrain(cast(TimmNet, learner.model), config.model.weights)
     trunk = getattr(learner.model, "trunk", None)
     if trunk is not None and resume is None:
         fill_trunk(trunk, config)

@@ -138,3 +138,12 @@ class Rsam:
     average: str = choice("probabilities", "probabilities", "log_probabilities")  # of the answers after each glimpse
     relu_logits: bool = False  # as in the author's code
     backbone: ConvNet | None = None  # or the Config of an installed package's model: the glimpse network
+
+
+@dataclass(frozen=True)
+class Timm:
+    """A network of the package timm for the whole image: model=timm."""
+
+    name: str = "timm"
+    architecture: str = "inception_v3"  # a name that timm.create_model knows
+    weights: str | None = None  # .safetensors file of pretrained weights; None: new ones

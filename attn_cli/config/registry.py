@@ -39,6 +39,7 @@ MODELS: dict[str, str] = {
     "draw_reader": "attn_cli.models.draw_reader:DrawReader",
     "stn": "attn_cli.models.stn:STN",
     **dict.fromkeys(CONVNETS, "attn_cli.models.convnets:ConvNet"),
+    "timm": "attn_cli.models.timm_net:TimmNet",
 }
 DATA: dict[str, str] = {
     name: "attn_cli.data.batches:open_data"

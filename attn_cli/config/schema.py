@@ -27,7 +27,7 @@ from attn_cli.config.data_sections import (
 )
 from attn_cli.config.data_sections import Retina as Retina  # packages of other people take it from here
 from attn_cli.config.fields import REQUIRED, bounded, build, checked, choice, full_key, required_key, unknown_key
-from attn_cli.config.model_sections import WIDEST, ConvNet, Dram, DrawReader, Ram, Rsam, SoftRam, Stn
+from attn_cli.config.model_sections import WIDEST, ConvNet, Dram, DrawReader, Ram, Rsam, SoftRam, Stn, Timm
 from attn_cli.errors import Refused, nearest
 
 T = TypeVar("T")
@@ -84,7 +84,7 @@ class Logger:
 class Config:
     """`attn train`, and what a run folder keeps."""
 
-    model: Ram | Dram | SoftRam | Rsam | DrawReader | Stn | ConvNet = field(
+    model: Ram | Dram | SoftRam | Rsam | DrawReader | Stn | ConvNet | Timm = field(
         default_factory=Ram
     )  # or the Config of an installed package's model
     data: AnyData = field(default_factory=Scenes)
@@ -213,6 +213,7 @@ MODELS: dict[str, type] = {
     "draw_reader": DrawReader,
     "stn": Stn,
     **dict.fromkeys(registry.CONVNETS, ConvNet),
+    "timm": Timm,
 }
 DATA: dict[str, type] = {
     **dict.fromkeys(registry.SCENES, Scenes),
@@ -322,8 +323,8 @@ def _check_together(config: Config) -> None:
             raise Refused(f"model.filters must be {counts} numbers from 1 to 1024, not {list(model.filters)}.")
     if isinstance(model, SoftRam) and model.pretrain_glimpse and model.glimpse != "conv":
         raise Refused("model.pretrain_glimpse is for model.glimpse=conv: with model.glimpse=fc it is simple already.")
-    parts = {f"model.{key}": getattr(model, key, None) for key in ("backbone", "trunk")}
-    for place, network in {"model": model, **parts}.items():
+    networks = {"model": model, **{f"model.{key}": getattr(model, key, None) for key in ("backbone", "trunk")}}
+    for place, network in networks.items():
         if not isinstance(network, ConvNet):
             continue
         for key in ("kernels", "strides", "pools"):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from attn_cli.config import registry, schema
 from attn_cli.data.batches import open_data
@@ -16,6 +17,7 @@ from attn_cli.learning import checkpoints
 from attn_cli.models.build import build_model
 from attn_cli.models.convnets import Trunk
 from attn_cli.models.model import GlimpseModel
+from attn_cli.models.timm_net import TimmNet
 from attn_cli.runs import Run, open_run
 
 PREFIX = "model."  # of the learner's parameters that belong to the model
@@ -72,6 +74,13 @@ def initialise(model: GlimpseModel, run: Run) -> str:
     """
     path = run.checkpoint("best")
     theirs = {name.removeprefix(PREFIX): v for name, v in checkpoints.load(path)["state_dict"].items()}
+    return take_over(model, theirs, f"init_from={run.path}", "choose a run of the same kind")
+
+
+def take_over(model: nn.Module, theirs: dict[str, torch.Tensor], given: str, remedy: str) -> str:
+    """Copy whatever has the same name, shape and type; `given` is the key with its value. Returns and raises like
+    `initialise`.
+    """
     own = model.state_dict()
     fitting = {
         name: theirs[name]
@@ -79,10 +88,10 @@ def initialise(model: GlimpseModel, run: Run) -> str:
         if name in theirs and (theirs[name].shape, theirs[name].dtype) == (value.shape, value.dtype)
     }
     if not any(value.dim() > 1 for value in fitting.values()):  # a bias of one number fits everywhere
-        raise Refused(f"init_from={run.path} has no weights that fit this model: choose a run of the same kind.")
+        raise Refused(f"{given} has no weights that fit this model: {remedy}.")
     model.load_state_dict(fitting, strict=False)
     numbers = sum(value.numel() for value in fitting.values())
-    lines = [f"init_from={run.path}: {len(fitting)} of {len(own)} tensors ({numbers:,} numbers) taken over."]
+    lines = [f"{given}: {len(fitting)} of {len(own)} tensors ({numbers:,} numbers) taken over."]
     for name, value in own.items():
         if name not in fitting:
             there = f"of shape {tuple(theirs[name].shape)} there" if name in theirs else "not there"
@@ -101,6 +110,12 @@ def share(part: torch.nn.Module, name: str, run: Run) -> None:
     }
     checkpoints.load_weights(part, theirs, str(path))
     part.requires_grad_(False)
+
+
+def pretrain(model: TimmNet, weights: str) -> str:
+    """Start from a file of pretrained weights, as far as they fit. Returns and raises like `initialise`."""
+    theirs = checkpoints.tensors(Path(weights).expanduser())
+    return take_over(model.network, theirs, f"model.weights={weights}", "name one of the same architecture")
 
 
 def fill_trunk(trunk: Trunk, config: schema.Config) -> None:

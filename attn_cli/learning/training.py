@@ -30,7 +30,7 @@ LEARNERS: dict[str, type[Learner]] = {
     **dict.fromkeys(("ram", "ram_lstm"), RamLearner),
     **dict.fromkeys(("dram", "dram_small", "dram_mnist"), DramLearner),
     "soft_ram": SoftRamLearner,
-    **dict.fromkeys(("rsam", "draw_reader", "stn", *registry.CONVNETS), SupervisedLearner),
+    **dict.fromkeys(("rsam", "draw_reader", "stn", *registry.CONVNETS, "timm"), SupervisedLearner),
 }
 WORTH_COMPILING = 3000  # steps; compilation takes as long as some thousand small ones gain
 

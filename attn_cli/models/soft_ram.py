@@ -100,7 +100,7 @@ class SoftRAM(GlimpseModel):
     sized = True
     random_start = False
     noises = 4  # numbers a step: centre and stride, x and y
-    pretraining: Tensor  # whether the simple glimpse network is in use; only with model.pretrain_glimpse
+    pretraining: Tensor  # bool (), with `pretrain_glimpse`: whether the simple glimpse network is in use
 
     def __init__(
         self,
