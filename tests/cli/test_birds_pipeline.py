@@ -22,10 +22,11 @@ TEXTURES, SIDE, OBJECT = 4, 256, 72  # classes, pixels a side of a photo and of 
 TRAIN, TEST = 320, 160
 SHORT = ("trainer.compile=off", "trainer.threads=1", "logger=none", "trainer.validate_every=4")
 TRUNK = ("filters=[8,16]", "kernels=[5,3]", "strides=[2,1]", "pools=[2,2]", "hidden=[]", "dropout=0")
-READER = (
-    "model=convnet_bn", "model.filters=[8,16,32]", "model.kernels=[5,3,3]", "model.strides=[4,2,1]",
-    "model.pools=[1,1,2]", "model.hidden=[32]", "model.dropout=0", "trainer.epochs=25", "trainer.batch_size=32",
-    "optimizer.lr=0.003",
+READER = (  # too coarse, and with too few images, for the texture of a small object
+   
+    "model=convnet_bn", "model.filters=[8,16,32]", "model.kernels=[5,3,3]", "model.strides=[8,2,1]",
+    "model.pools=[1,1,2]", "model.hidden=[32]", "model.dropout=0", "trainer.epochs=15", "trainer.batch_size=16",
+    "optimizer.lr=0.003", "data.train_limit=64",
 )  # fmt: skip
 
 
@@ -130,4 +131,4 @@ def test_regions_that_were_learned_help_another_network(tmp_path: Path, monkeypa
         attn("eval", f"run={run}", "ten_crops=true", "repeats=1")
         errors[name] = result(tmp_path / name, "evaluation-test-mean-ten-crops.json")[1]["test_error"]
     print(errors)
-    assert errors["attended"] < errors["whole"] - 5
+    assert errors["attended"] < errors["whole"] - 10
