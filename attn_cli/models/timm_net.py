@@ -37,7 +37,7 @@ class State:
 
 
 class TimmNet(GlimpseModel):
-    stochastic = moves = False
+    stochastic = random_start = moves = False
     mean: Tensor
     deviation: Tensor
 
