@@ -136,7 +136,7 @@ def measure_shape(shape: Shape, config: schema.Bench, device: torch.device, use_
         glimpses=schema.Glimpses(shape.glimpses, shape.size),
         scales=schema.Scales(shape.scales),
         trainer=schema.Trainer(batch_size=config.batch_size, epochs=1),
-        optimizer=schema.Optimizer(clip=CLIP),
+        optimizer=schema.Optimizer(lr=1e-4, clip=CLIP),  # slow: the labels are chance
     )
     data = SyntheticData(shape, config.batch_size, 100, device)
     start_memory(device)
