@@ -100,8 +100,8 @@ def test_every_number_is_bounded() -> None:
         (
             "model.name",
             "os:system",
-            "model=os:system is not available. Valid: convnet_10, convnet_10_small, convnet_64_64_64_512, dram, "
-            "dram_mnist, dram_small, draw_reader, ram, ram_lstm, rsam, soft_ram, stn.",
+            "model=os:system is not available. Valid: convnet_10, convnet_10_small, convnet_5, convnet_64_64_64_512, "
+            "convnet_bn, dram, dram_mnist, dram_small, draw_reader, ram, ram_lstm, rsam, ….",
         ),
         ("model", "ram", "model must be a group of keys, not 'ram'."),
         ("trainr", {}, "trainr is not a known key. Did you mean 'trainer'?"),
