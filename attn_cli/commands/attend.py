@@ -17,7 +17,7 @@ from torch import Tensor
 from attn_cli.config import schema
 from attn_cli.data import writing
 from attn_cli.data.batches import open_data
-from attn_cli.data.photos import Birds
+from attn_cli.data.photos import Birds, edges
 from attn_cli.data.progress import counted
 from attn_cli.devices import choose_device, prepare_cpu
 from attn_cli.errors import Refused
@@ -45,7 +45,7 @@ def run(config: schema.Attend) -> dict[str, Any]:
 
     def fill(put: writing.Put) -> None:
         for split in overlaps:
-            pool, true = data.images[split], _edges(source.boxes[split])
+            pool, true = data.images[split], edges(source.boxes[split])
             put(f"{split}_labels", 0, source.labels[split])
             starts = range(0, len(pool), config.batch_size)
             for low in counted(starts, len(starts), f"batches of {split}", print):
@@ -72,8 +72,8 @@ def _chosen(found: Run, config: schema.Attend, device: torch.device) -> tuple[Bi
     if config.regions == "boxes":
         data = open_data(found.config().data)
         if isinstance(data, Birds):
-            edges = {split: _edges(boxes) for split, boxes in data.source.boxes.items()}
-            return data, lambda split, part, images: edges[split][part].to(images.device)
+            true = {split: edges(boxes) for split, boxes in data.source.boxes.items()}
+            return data, lambda split, part, images: true[split][part].to(images.device)
     else:
         restored = restore(found, config.checkpoint, device)
         if not restored.model.moves or restored.model.sequence:
@@ -100,8 +100,3 @@ def _attended(restored: Restored, data: Birds) -> Choose:
         return regions + regions.new_tensor([left, top, left, top])
 
     return choose
-
-
-def _edges(boxes: Any) -> Tensor:
-    """int64 (N, 4) edges of boxes that a prepared file keeps as the first and last column and row."""
-    return torch.from_numpy(boxes).long() + torch.tensor([0, 0, 1, 1])

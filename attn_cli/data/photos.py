@@ -155,10 +155,15 @@ class Birds(Photos):
         A bird that lies outside the fixed image has a box without area.
         """
         top, left = self.centre()
-        boxes = torch.from_numpy(self._boxes[split].astype(np.int64))
-        boxes[:, 2:] += 1  # from the last pixel to the edge behind it
-        boxes -= torch.tensor([left, top, left, top])
+        boxes = edges(self._boxes[split]) - torch.tensor([left, top, left, top])
         return boxes.clamp(min=0).minimum(torch.tensor([self.width, self.height] * 2)).to(self.labels[split].device)
+
+
+def edges(boxes: np.ndarray) -> Tensor:
+    """int64 (N, 4) edges, right and bottom exclusive, of boxes that a prepared file keeps as first and last column and
+    row.
+    """
+    return torch.from_numpy(boxes).long() + torch.tensor([0, 0, 1, 1])
 
 
 def _fits(images: Tensor, device: torch.device) -> bool:

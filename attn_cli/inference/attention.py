@@ -26,9 +26,7 @@ class Attention:
 
     mask_zeros: tuple[float, ...] | None  # of the mask's entries, for each glimpse; None without masks
     mean_mask: tuple[float, ...] | None  # brightness of the mask, for each glimpse (a factor, no share)
-    mislocalised: (
-        float | None
-    )  # of the errors: images in which no glimpse was centred on the object; None without boxes
+    mislocalised: float | None  # of the errors: no glimpse was centred on the object; None without boxes
     iou: float | None = None  # mean intersection over union of the last region and the box, 0 to 1; None without boxes
     whole_image_iou: float | None = None  # that of the whole image and the box
 
