@@ -272,19 +272,19 @@ def grid_ratio(data: SyntheticData, size: int, seconds: float, device: torch.dev
     sigma, gain = torch.rand(B, device=device) + 0.5, torch.rand(B, device=device) + 0.5
     leaves = [value.requires_grad_() for value in (centre, stride, sigma, gain)]
     upstream = torch.ones(B, C, size, size, device=device)
-    rows, across = images.reshape(B, C * H, W), torch.rand(B, size, W, device=device)
-    down, part = torch.rand(B, size, H, device=device), torch.rand(B, H, C * size, device=device)
-    error, change = torch.rand(B, size, C * size, device=device), torch.rand(B, C * H, size, device=device)
+    pixels, part = images.reshape(B, C * H, W), torch.rand(B, size, C * H, device=device)
+    bank, error = torch.rand(B, size, W, device=device), torch.rand(B, size, size * C, device=device)
+    down, columns = torch.rand(B, size, H, device=device), torch.rand(B, size * C, H, device=device)
 
     def grid() -> None:
         torch.autograd.grad(extract(images, Grid(centre, stride, sigma, gain), size), leaves, upstream)
 
     def products() -> None:
-        torch.bmm(rows, across.transpose(1, 2))
-        torch.bmm(down, part)
-        torch.bmm(error, part.transpose(1, 2))  # the gradient of each filter bank, and of what lies between them
-        torch.bmm(down.transpose(1, 2), error)
-        torch.bmm(change.transpose(1, 2), rows)
+        torch.bmm(bank, pixels.transpose(1, 2))
+        torch.bmm(down, columns.transpose(1, 2))
+        torch.bmm(error, columns)  # the gradient of each filter bank, and of what lies between them
+        torch.bmm(error.transpose(1, 2), down)
+        torch.bmm(part, pixels)
 
     measured = in_turns({"grid": grid, "products": products}, seconds, device)
     return measured["grid"] / measured["products"]
