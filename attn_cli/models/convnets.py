@@ -95,6 +95,7 @@ class Trunk(nn.Sequential):
         super().__init__(*layers)
         self.shape, self.adds = shape, sum(adds)
         self.requires_grad_(False)
+        self.to(memory_format=torch.channels_last)
         self.eval()
 
     def train(self, mode: bool = True) -> Self:
@@ -139,7 +140,7 @@ class ConvNet(GlimpseModel):
             if config.dropout:
                 layers.append(nn.Dropout(config.dropout))
             inputs = outputs
-        self.layers = nn.Sequential(*layers)
+        self.layers = nn.Sequential(*layers).to(memory_format=torch.channels_last)  # a third faster on a CPU
         self.output = nn.Linear(inputs, self.targets * self.classes)
         self.adds = [*adds, self.output.weight.numel()]  # multiply-adds of each layer for one image
 

@@ -76,6 +76,7 @@ class Blocks(nn.Sequential):
             adds.append(filters * channels * kernel**2 * height * width)
             channels, height, width = filters, height // 2, width // 2
         super().__init__(*modules)
+        self.to(memory_format=torch.channels_last)  # a third faster on a CPU
         self.shape, self.adds, self.first_adds = (channels, height, width), sum(adds), adds[0]
 
 

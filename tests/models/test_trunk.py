@@ -155,7 +155,7 @@ def test_pictures_show_that_region_of_the_image():
 
 def test_weights_from_a_file_of_another_maker(tmp_path):
     theirs = {f"layers.{name}": value for name, value in network().layers.state_dict().items()}
-    save_file(theirs, tmp_path / "weights.safetensors")
+    save_file({name: value.contiguous() for name, value in theirs.items()}, tmp_path / "weights.safetensors")
     model = make()
     fill_trunk(model.trunk, config(tmp_path / "weights.safetensors"))
     wanted = network().layers.state_dict()
