@@ -15,7 +15,7 @@ from attn_cli.errors import Refused
 from attn_cli.inference.combine import combine
 from attn_cli.inference.monte_carlo import evaluation_noise, paired_interval, wilson
 from attn_cli.inference.sequences import Reading, read
-from attn_cli.learning.restore import Restored, check_sampling, restore
+from attn_cli.learning.restore import Restored, check_same_images, check_sampling, restore
 from attn_cli.pictures import tables
 from attn_cli.runs import open_run, write_atomically
 
@@ -27,7 +27,7 @@ def run(config: schema.Combine) -> dict[str, Any]:
     prepare_cpu(config.threads)
     device = choose_device(config.device)
     forward, backward = _reader("forward", config, device), _reader("backward", config, device)
-    check_pair(forward, backward, config.split)
+    check_same_images(forward, backward, config.split, "combine readers of")
     images, labels = forward.data.fixed(config.split)
     start = time.perf_counter()
     wrong = _wrong(forward, backward, images, labels, config)
@@ -78,19 +78,6 @@ def check_reader(restored: Restored, direction: str, key: str) -> None:
     trained = getattr(restored.config.model, "reader", "forward")
     if trained != direction:
         raise Refused(f"{given} was trained with model.reader={trained}: swap the two, or name another run.")
-
-
-def check_pair(forward: Restored, backward: Restored, split: str) -> None:
-    """Refuse two readers of different images or classes."""
-    for what, one, other in (
-        ("data", forward.data.digest(split), backward.data.digest(split)),
-        ("classes", forward.data.info.class_names, backward.data.info.class_names),
-    ):
-        if one != other:
-            raise Refused(
-                f"The two runs have different {what} ({forward.config.data.name}, {backward.config.data.name}): "
-                "combine readers of the same images."
-            )
 
 
 def _wrong(

@@ -13,34 +13,24 @@ from attn_cli.data.photos import Birds
 from attn_cli.devices import choose_device, prepare_cpu
 from attn_cli.errors import Refused
 from attn_cli.inference.attention import attention
-from attn_cli.inference.monte_carlo import evaluate, evaluate_views, paired_interval
-from attn_cli.learning.restore import Restored, check_sampling, restore
+from attn_cli.inference.monte_carlo import Evaluation, evaluate, evaluate_views, paired_interval
+from attn_cli.learning.restore import Restored, check_same_images, check_sampling, restore
 from attn_cli.pictures import tables
-from attn_cli.runs import latest, open_run, write_atomically
+from attn_cli.runs import Run, latest, open_run, write_atomically
 
 
 def run(config: schema.Evaluate) -> dict[str, Any]:
     """Evaluate, print a table, write evaluation-<split>-….json into the run folder; returns what was written."""
     prepare_cpu(config.threads)
     found = open_run(config.run) if config.run else latest(config.outputs)
-    restored = restore(found, config.checkpoint, choose_device(config.device), config.data)
-    if config.mc_samples:
-        check_sampling(restored, f"mc_samples={config.mc_samples}")
-    if config.focus:
-        _check_focus(config, restored)
-    if config.ten_crops:
-        _check_ten_crops(config, restored)
+    restored = _restored(found, config)
+    other = _restored(open_run(config.against), config) if config.against else None
+    if other is not None:
+        check_same_images(restored, other, config.split, "compare runs on")
     images, labels = restored.data.fixed(config.split)
     greedy = config.mc_samples == 0
-    common: dict[str, Any] = {"repeats": config.repeats, "seed": config.seed, "batch_size": config.batch_size}
     start = time.perf_counter()
-    how = common | {"focus": config.focus_size if config.focus else None}
-    if config.ten_crops:
-        views = cast(Birds, restored.data).ten_crops(config.split)
-        outcome = evaluate_views(restored.model, views, labels, **common)
-    else:
-        paths: dict[str, Any] = {"samples": max(1, config.mc_samples), "greedy": greedy, "average": config.average}
-        outcome = evaluate(restored.model, images, labels, **paths, **how)
+    outcome = _measured(restored, config, config.mc_samples)
     seconds = time.perf_counter() - start
     low, high = outcome.interval()
     error = "test_error" if config.split == "test" else "val_error"
@@ -67,20 +57,44 @@ def run(config: schema.Evaluate) -> dict[str, Any]:
         "images_per_second": outcome.count * len(outcome.errors) * max(1, config.mc_samples) / seconds,
         "digest": restored.data.digest(config.split),
     }
-    if not greedy:  # against the mean-location path on the same images
-        single = evaluate(restored.model, images, labels, **how)
-        before, after = single.wrong.double().mean(0), outcome.wrong.double().mean(0)
-        result |= {"gain": single.error() - outcome.error(), "gain_interval": paired_interval(before, after)}
-    elif not restored.model.sequence:
+    if greedy and not restored.model.sequence:
         result |= _attention(restored, config, images, labels)
-    other = f"{restored.config.data.name}-" if config.data else ""
+    if other is not None or not greedy:  # compared with the other run, or with the mean-location path
+        compared = _measured(other, config, config.mc_samples) if other else _measured(restored, config, 0)
+        before, after = compared.wrong.double().mean(0), outcome.wrong.double().mean(0)
+        result |= {"gain": compared.error() - outcome.error(), "gain_interval": paired_interval(before, after)}
+    if other is not None:
+        result |= {"against": str(other.run.path), "against_error": compared.error()}
+    data = f"{restored.config.data.name}-" if config.data else ""
     kind = ("mean" if greedy else f"mc{config.mc_samples}") + ("-focus" if config.focus else "")
-    kind += "-ten-crops" if config.ten_crops else ""
-    name = f"evaluation-{other}{config.split}-{kind}.json"
+    kind += ("-ten-crops" if config.ten_crops else "") + (f"-against-{other.run.name}" if other else "")
+    name = f"evaluation-{data}{config.split}-{kind}.json"
     write_atomically(found.path / name, json.dumps(result, indent=2) + "\n")
     tables.show(tables.result_table(result))
     print(f"Written to {found.path / name}")
     return result
+
+
+def _restored(run: Run, config: schema.Evaluate) -> Restored:
+    restored = restore(run, config.checkpoint, choose_device(config.device), config.data)
+    if config.mc_samples:
+        check_sampling(restored, f"mc_samples={config.mc_samples}")
+    if config.focus:
+        _check_focus(config, restored)
+    if config.ten_crops:
+        _check_ten_crops(config, restored)
+    return restored
+
+
+def _measured(restored: Restored, config: schema.Evaluate, samples: int) -> Evaluation:
+    """Along `samples` drawn paths, or with 0 along that of mean locations."""
+    images, labels = restored.data.fixed(config.split)
+    common: dict[str, Any] = {"repeats": config.repeats, "seed": config.seed, "batch_size": config.batch_size}
+    if config.ten_crops:
+        return evaluate_views(restored.model, cast(Birds, restored.data).ten_crops(config.split), labels, **common)
+    focus = config.focus_size if config.focus else None
+    paths: dict[str, Any] = {"samples": max(1, samples), "greedy": samples == 0, "average": config.average}
+    return evaluate(restored.model, images, labels, **paths, **common, focus=focus)
 
 
 def _attention(restored: Restored, config: schema.Evaluate, images: Tensor, labels: Tensor) -> dict[str, Any]:

@@ -8,12 +8,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from attn_cli.commands.combine import check_pair, check_reader
+from attn_cli.commands.combine import check_reader
 from attn_cli.config import schema
 from attn_cli.devices import choose_device, prepare_cpu
 from attn_cli.errors import Refused
 from attn_cli.inference.monte_carlo import evaluation_noise
-from attn_cli.learning.restore import Restored, restore
+from attn_cli.learning.restore import Restored, check_same_images, restore
 from attn_cli.models.rollout import rollout
 from attn_cli.models.trace import Trace
 from attn_cli.pictures.animation import glimpse_animation, readers_animation
@@ -38,7 +38,7 @@ def run(config: schema.Show) -> list[Path]:
         backward = restore(open_run(config.backward), config.checkpoint, images.device)
         check_reader(restored, "forward", "run")
         check_reader(backward, "backward", "backward")
-        check_pair(restored, backward, config.split)
+        check_same_images(restored, backward, config.split, "draw readers of")
         readers = {"forward": restored, "backward": backward}
     folder = Path(config.output or found.path / "pictures")
     files = draw(readers, images, labels, wanted, config.seed, folder, config.gif, config.split)

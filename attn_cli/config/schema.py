@@ -110,6 +110,7 @@ class Evaluate:
     focus: bool = False  # read once, then again in a box around the path
     focus_size: int = bounded(54, 1, WIDEST)  # pixels a side of that box
     ten_crops: bool = False  # average the probabilities over ten crops of each image
+    against: str | None = None  # run folder to compare with, on the same images
     checkpoint: str = choice("best", "best", "last")
     split: str = choice("test", "test", "validation")
     mc_samples: int = bounded(0, 0, 10_000)  # M sampled paths; 0: the mean-location path

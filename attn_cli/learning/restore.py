@@ -50,6 +50,19 @@ def restore(run: Run, checkpoint: str, device: torch.device, data: Any = None) -
     return Restored(run, config, model.to(device).eval(), opened)
 
 
+def check_same_images(one: Restored, other: Restored, split: str, do: str) -> None:
+    """Refuse two runs of different images or classes; `do`: what needs the same ones."""
+    for what, first, second in (
+        ("data", one.data.digest(split), other.data.digest(split)),
+        ("classes", one.data.info.class_names, other.data.info.class_names),
+    ):
+        if first != second:
+            raise Refused(
+                f"The two runs have different {what} ({one.config.data.name}, {other.config.data.name}): "
+                f"{do} the same images."
+            )
+
+
 def check_sampling(restored: Restored, asked: str) -> None:
     """Refuse to average over the paths of a model that has nothing to sample."""
     if not restored.model.stochastic:

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 
 import pytest
 from PIL import Image
+
+from attn_cli.commands import evaluate
+from attn_cli.config.schema import Evaluate
+from attn_cli.errors import Refused
 
 
 def test_train_leaves_a_complete_run_folder(trained):
@@ -46,6 +51,31 @@ def test_eval_takes_the_latest_run_and_is_reproducible(trained):
     assert values["gain"] == pytest.approx(mean["test_error"] - values["test_error"])
     low, high = values["gain_interval"]
     assert low <= values["gain"] <= high and "95 % interval" in first
+
+
+def test_eval_compares_with_another_run_on_the_same_images(trained, tmp_path, monkeypatch):
+    (run,) = trained.runs()
+    hasty, littered = tmp_path / "hasty", tmp_path / "littered"
+    for copy, old, new in ((hasty, "count: 6", "count: 1"), (littered, "pieces: 0", "pieces: 2")):
+        shutil.copytree(run, copy)
+        text = (copy / "config.yaml").read_text()
+        assert old in text
+        (copy / "config.yaml").write_text(text.replace(old, new))
+    monkeypatch.setenv("ATTN_DATA", str(trained.data))
+
+    def error(run, against=None):
+        return evaluate.run(
+            Evaluate(run=str(run), against=against and str(against), repeats=2, device="cpu", threads=1)
+        )
+
+    values = error(run, hasty)
+    assert json.loads((run / "evaluation-test-mean-against-hasty.json").read_text())["against"] == str(hasty)
+    assert values["against_error"] == error(hasty)["test_error"]
+    assert values["gain"] == pytest.approx(values["against_error"] - values["test_error"]) and values["gain"] != 0
+    low, high = values["gain_interval"]
+    assert low < values["gain"] < high
+    with pytest.raises(Refused, match="different data"):
+        error(run, littered)
 
 
 def test_mean_evaluation_agrees_with_the_result_of_training(trained):
