@@ -16,6 +16,7 @@ from contextlib import contextmanager
 
 from attn_cli import __version__
 from attn_cli.errors import Refused, Terminated, nearest
+from attn_cli.papers.index import TABLES
 
 # name → (what it does, whether Hydra composes its configuration, words that may follow it)
 COMMANDS: dict[str, tuple[str, bool, tuple[str, ...]]] = {
@@ -27,6 +28,7 @@ COMMANDS: dict[str, tuple[str, bool, tuple[str, ...]]] = {
     "show": ("pictures and animations of where a run looked", True, ()),
     "data": ("list, prepare and inspect data sets", False, ("list", "prepare", "info")),
     "runs": ("list runs: model, data, error, time, status", False, ()),
+    "reproduce": ("the papers' tables beside ours; runs what is missing", False, tuple(TABLES)),
     "bench": ("speed of the training step", True, ()),
 }
 

@@ -13,7 +13,8 @@ from attn_cli.config import schema
 from attn_cli.devices import choose_device, prepare_cpu
 from attn_cli.errors import Refused
 from attn_cli.inference.combine import combine
-from attn_cli.inference.monte_carlo import evaluation_noise, paired_interval, wilson
+from attn_cli.inference.intervals import wilson
+from attn_cli.inference.monte_carlo import evaluation_noise, paired_interval
 from attn_cli.inference.sequences import Reading, read
 from attn_cli.learning.restore import Restored, check_same_images, check_sampling, restore
 from attn_cli.pictures import tables

@@ -19,22 +19,10 @@ from torch import Tensor
 
 from attn_cli.inference.averages import running_averages
 from attn_cli.inference.combine import crop, focus_box, looked_at_labels
+from attn_cli.inference.intervals import Z, wilson
 from attn_cli.inference.sequences import read
 from attn_cli.models.model import GlimpseModel
 from attn_cli.models.rollout import rollout
-
-Z = 1.959964  # 95 % of a normal distribution lie within ± Z standard deviations
-
-
-def wilson(errors: float, count: int) -> tuple[float, float]:
-    """95 % interval of an error rate in % (Wilson 1927) from a number of errors among `count` images."""
-    if count == 0:
-        return 0.0, 100.0
-    z, p = Z, errors / count
-    centre = p + z * z / (2 * count)
-    spread = z * math.sqrt(p * (1 - p) / count + z * z / (4 * count * count))
-    scale = 100 / (1 + z * z / count)
-    return max(0.0, (centre - spread) * scale), min(100.0, (centre + spread) * scale)
 
 
 def evaluation_noise(seed: int, repeat: int, sample: int, count: int, glimpses: int, numbers: int = 2) -> Tensor:

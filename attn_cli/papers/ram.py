@@ -1,0 +1,97 @@
+"""Mnih, Heess, Graves, Kavukcuoglu 2014, Recurrent Models of Visual Attention: Tables 1 and 2, and the game of Catch.
+
+Two sets of numbers are published: the arXiv version, and the conference version for the glimpse models alone.
+"""
+
+from __future__ import annotations
+
+from attn_cli.papers.cells import MINUTE, Absent, Cell, Published, Table, Train
+
+ARXIV, NIPS = "arXiv 1406.6247", "NIPS 2014"
+
+
+def _glimpses(table: str, count: int, minutes: float, arxiv: float, nips: float | None) -> Cell:
+    versions = (Published(ARXIV, arxiv), *([Published(NIPS, nips)] if nips is not None else []))
+    how = Train(f"ram/table{table}_{count}", cpu=minutes * MINUTE)
+    return Cell(f"{count}-glimpses", f"RAM, {count} glimpses", how, versions)
+
+
+def _baseline(name: str, title: str, arxiv: float) -> Cell:
+    return Cell(name, title, Absent(), (Published(ARXIV, arxiv),))
+
+
+FC_64, FC_256 = ("fc-64", "FC, 2 layers of 64"), ("fc-256", "FC, 2 layers of 256")
+
+TABLES = (
+    Table(
+        "ram/1a",
+        "Table 1a: MNIST, 28×28; retina 8×8, 1 scale",
+        (
+            _baseline(*FC_256, 1.35),
+            Cell(
+                "random",
+                "1 random glimpse",
+                Train("ram/table1a_random", cpu=4 * MINUTE),
+                (Published(ARXIV, 42.85),),
+            ),
+            _glimpses("1a", 2, 10, 6.27, 3.79),
+            _glimpses("1a", 3, 11, 2.7, 1.51),
+            _glimpses("1a", 4, 11, 1.73, 1.54),
+            _glimpses("1a", 5, 14, 1.55, 1.34),
+            _glimpses("1a", 6, 39, 1.29, 1.12),
+            _glimpses("1a", 7, 23, 1.47, 1.07),
+        ),
+        versions=(ARXIV, NIPS),
+    ),
+    Table(
+        "ram/1b",
+        "Table 1b: Translated MNIST, 60×60; retina 12×12, 3 scales",
+        (
+            _baseline(*FC_64, 7.56),
+            _baseline(*FC_256, 3.7),
+            _baseline("conv", "Convolutional, 2 layers: 8 filters 10×10, stride 5, then 256 units", 2.31),
+            _glimpses("1b", 4, 8, 2.29, 1.54),
+            _glimpses("1b", 6, 23, 1.86, 1.22),
+            _glimpses("1b", 8, 20, 1.84, 1.20),
+        ),
+        versions=(ARXIV, NIPS),
+    ),
+    Table(
+        "ram/2a",
+        "Table 2a: Cluttered Translated MNIST, 60×60, 4 pieces; retina 12×12, 3 scales",
+        (
+            _baseline(*FC_64, 28.96),
+            _baseline(*FC_256, 13.2),
+            _baseline("conv", "Convolutional, 2 layers: 8 filters 10×10, stride 5, then 256 units", 7.83),
+            _glimpses("2a", 4, 20, 7.1, 4.96),
+            _glimpses("2a", 6, 41, 5.88, 4.08),
+            _glimpses("2a", 8, 65, 5.23, 4.04),
+        ),
+        versions=(ARXIV, NIPS),
+    ),
+    Table(
+        "ram/2b",
+        "Table 2b: Cluttered Translated MNIST, 100×100, 8 pieces; retina 12×12, 4 scales",
+        (
+            _baseline("conv", "Convolutional, 2 layers: 8 filters 10×10, stride 5, then 86 units", 16.51),
+            _glimpses("2b", 4, 13, 14.95, 9.41),
+            _glimpses("2b", 6, 20, 11.58, None),
+            _glimpses("2b", 8, 42, 10.83, 8.11),
+        ),
+        versions=(ARXIV, NIPS),
+    ),
+    Table(
+        "ram/catch",
+        "Section 4.2: Catch, 24×24; retina 6×6, 3 scales",
+        (
+            Cell(
+                "best",
+                "RAM with an LSTM of 256, best agent after 20 million frames",
+                Absent(),
+                (Published(ARXIV, 15.0, "caught roughly 85 %"),),
+            ),
+        ),
+        unit="balls missed in %",
+        versions=(ARXIV,),
+    ),
+)

@@ -1,0 +1,193 @@
+"""What was measured, one JSON file a table: cell → list of records, most of them of one seed.
+
+Run in a checkout, from its root, `attn reproduce` writes into the package's own folder `measured/`, which is committed;
+anywhere else into outputs/reproduce/measured, which is read beside it.
+
+1. An older record may stand for several seeds, with their mean and sample standard deviation instead of their values.
+2. Seeds see the same test images. So the interval of a cell is that of its mean error over these images, each counted
+   once: it says how far other images could move the number, the deviation how far other seeds do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import attn_cli
+from attn_cli.config.fields import build
+from attn_cli.errors import Refused
+from attn_cli.inference.intervals import wilson
+from attn_cli.papers.cells import Table
+from attn_cli.runs import write_atomically
+
+OUTPUTS = Path("outputs") / "reproduce"  # in the current folder
+PACKAGED = Path(attn_cli.__file__).resolve().parent / "papers" / "measured"
+
+
+@dataclass(frozen=True)
+class Record:
+    """One run, or several of which only this is left. Errors and their intervals in %, times in seconds a run."""
+
+    seeds: tuple[int, ...]  # none where nothing is drawn
+    value: float  # in the unit of the table: the test error, unless it says otherwise
+    deviation: float | None = None  # sample standard deviation over the seeds; None: one seed
+    validation: float | None = None
+    interval: tuple[float, ...] | None = None  # 95 %, over the test images
+    gain: tuple[float, ...] | None = None  # points and their 95 % interval, paired; see report.GAIN
+    images: int | None = None  # in the test set
+    epochs: int | None = None
+    seconds: float | None = None
+    hardware: str = ""
+    commit: str = ""
+    command: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A cell over its seeds."""
+
+    seeds: tuple[int, ...]
+    value: float
+    deviation: float | None
+    validation: float | None
+    interval: tuple[float, ...] | None
+    gain: tuple[float, ...] | None
+    epochs: tuple[int, ...]
+    seconds: float | None
+    hardware: tuple[str, ...]
+    commits: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def load(table: Table) -> dict[str, list[Record]]:
+    """Records by cell. Raises Refused naming a file that is damaged or has a cell that the table has not."""
+    found: dict[str, list[Record]] = {}
+    for folder in dict.fromkeys((PACKAGED, writable())):
+        for cell, records in _read(folder / _file(table), table).items():
+            known = found.setdefault(cell, [])
+            known += [record for record in records if not {*record.seeds} & seeds(known)]
+    return found
+
+
+def seeds(records: Sequence[Record]) -> set[int]:
+    return {seed for record in records for seed in record.seeds}
+
+
+def add(table: Table, cell: str, record: Record) -> None:
+    """Write a record, unless a seed of it is recorded already: then what is recorded stays."""
+    folder = writable()
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / _file(table)
+    with _lock(table):
+        records = _read(path, table)
+        if {*record.seeds} & seeds(load(table).get(cell, [])):
+            return
+        records.setdefault(cell, []).append(record)
+        records[cell].sort(key=lambda record: record.seeds)
+        write_atomically(path, as_json(records))
+
+
+def summarise(records: Sequence[Record]) -> Summary:
+    """Mean and sample standard deviation over all seeds; of records of several seeds exactly as from their values."""
+    value: float = _mean(records, "value")
+    count = sum(map(_weight, records))
+    squares = sum(
+        (_weight(record) - 1) * (record.deviation or 0.0) ** 2 + _weight(record) * (record.value - value) ** 2
+        for record in records
+    )
+    interval, images = records[0].interval, {record.images for record in records}
+    if len(records) > 1 or interval is None:
+        (same,) = images if len(images) == 1 else (None,)
+        interval = None if same is None else wilson(value / 100 * same, same)
+    return Summary(
+        seeds=tuple(sorted(seeds(records))),
+        value=value,
+        deviation=math.sqrt(squares / (count - 1)) if count > 1 else None,
+        validation=_mean(records, "validation"),
+        interval=interval,
+        gain=records[0].gain if len(records) == 1 else None,
+        epochs=tuple(dict.fromkeys(record.epochs for record in records if record.epochs is not None)),
+        seconds=_mean(records, "seconds"),
+        hardware=tuple(dict.fromkeys(record.hardware for record in records if record.hardware)),
+        commits=tuple(dict.fromkeys(record.commit for record in records if record.commit)),
+        notes=tuple(dict.fromkeys(record.note for record in records if record.note)),
+    )
+
+
+def as_json(records: dict[str, list[Record]]) -> str:
+    """One line a record, without what it leaves at the default, so that a new one is one line of a diff."""
+    defaults = {field.name: field.default for field in dataclasses.fields(Record)}
+    cells = []
+    for cell, found in records.items():
+        lines = [
+            json.dumps({k: v for k, v in dataclasses.asdict(record).items() if v != defaults[k]}, ensure_ascii=False)
+            for record in found
+        ]
+        cells.append(f"  {json.dumps(cell)}: [\n    " + ",\n    ".join(lines) + "\n  ]")
+    return "{\n" + ",\n".join(cells) + "\n}\n"
+
+
+def writable() -> Path:
+    """The folder that records are written to."""
+    return PACKAGED if PACKAGED.parent.parent.parent == Path.cwd() else OUTPUTS / "measured"
+
+
+def _file(table: Table) -> str:
+    return table.name.replace("/", "-") + ".json"
+
+
+def _read(path: Path, table: Table) -> dict[str, list[Record]]:
+    if not path.exists():
+        return {}
+    remedy = f"restore {path}, or correct it"
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise Refused(f"{path} is not readable as JSON ({error}): restore it.") from error
+    if not isinstance(values, dict) or not all(isinstance(records, list) for records in values.values()):
+        raise Refused(f"{path} must map the cells of {table.name} to lists of records: {remedy}.")
+    unknown = sorted(values.keys() - {cell.name for cell in table.cells})
+    if unknown:
+        raise Refused(f"{path} has records of {unknown[0]}, which is not a cell of {table.name}: {remedy}.")
+    try:
+        return {cell: [_record(record, cell) for record in records] for cell, records in values.items()}
+    except Refused as error:
+        raise Refused(f"{path}: {error}") from error
+
+
+def _record(values: Any, cell: str) -> Record:
+    if not isinstance(values, dict) or not {"seeds", "value"} <= values.keys():
+        raise Refused(f"a record of {cell} needs seeds and value, not {values!r}.")
+    record = build(Record, values, cell)
+    for name, length in (("interval", 2), ("gain", 3)):
+        numbers = getattr(record, name)
+        if numbers is not None and len(numbers) != length:
+            raise Refused(f"{cell}.{name} must be {length} numbers, not {list(numbers)}.")
+    return record
+
+
+@contextlib.contextmanager
+def _lock(table: Table) -> Iterator[None]:
+    """One writer at a time: two commands may fill cells of one table."""
+    OUTPUTS.mkdir(parents=True, exist_ok=True)
+    with open(OUTPUTS / f".{_file(table)}.lock", "a") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def _weight(record: Record) -> int:
+    return max(1, len(record.seeds))
+
+
+def _mean(records: Sequence[Record], name: str) -> Any:
+    """Over the seeds of the records that have it."""
+    pairs = [(_weight(record), getattr(record, name)) for record in records if getattr(record, name) is not None]
+    return sum(n * value for n, value in pairs) / sum(n for n, _ in pairs) if pairs else None

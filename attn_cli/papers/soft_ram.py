@@ -1,0 +1,122 @@
+"""Semeniuta, Barth 2016, Image Classification with Recurrent Attention Models: Tables I to IV.
+
+1. Rows that the paper took from others are the same cells as in their own tables here, or experiments of their models.
+2. Published accuracies stand as errors.
+3. Table IV's CNN is Inception with weights from ImageNet there, a ConvNet with batch normalisation here; both are
+   evaluated on ten crops.
+"""
+
+from __future__ import annotations
+
+from attn_cli.papers.cells import HOUR, Absent, Attend, Cell, Combine, Evaluate, How, Published, Same, Table, Train
+
+SSCI = "IEEE SSCI 2016"
+AVERAGED = ("mc_samples=10", "repeats=1")
+BOTH, BOTH_AVERAGED = ("rule=average",), ("rule=average", "mc_samples=10")
+TEN_CROPS = ("ten_crops=true",)
+
+
+def _cell(name: str, title: str, how: How, published: float, note: str = "") -> Cell:
+    return Cell(name, title, how, (Published(SSCI, published, note),))
+
+
+def _bird(name: str, title: str, how: How, accuracy: float) -> Cell:
+    return _cell(name, title, how, round(100 - accuracy, 2), f"accuracy {accuracy} %")
+
+
+def _readers(size: int, forward: float, averaged: float, both: float, both_averaged: float) -> tuple[Cell, ...]:
+    of, to = f"forward-{size}", f"backward-{size}"
+    return (
+        _cell(of, "forward, single pass", Train(f"soft_ram/table3_forward_{size}"), forward),
+        _cell(f"{of}-average", "forward, average", Evaluate(of, AVERAGED), averaged),
+        Cell(to, "backward, single pass", Train(f"soft_ram/table3_backward_{size}")),
+        _cell(f"both-{size}", "both, single pass", Combine(of, to, BOTH), both),
+        _cell(f"both-{size}-average", "both, average", Combine(of, to, BOTH_AVERAGED), both_averaged),
+    )
+
+
+def _table3(size: int, others: tuple[Cell, ...], stn: float, readers: tuple[Cell, ...], five_layers: float) -> Table:
+    return Table(
+        f"soft_ram/3-{size}",
+        f"Table III: whole house numbers, SVHN, {size}×{size}",
+        (
+            *others,
+            _cell("stn", "Jaderberg et al.: spatial transformers", Train(f"soft_ram/table3_stn_{size}"), stn),
+            *readers,
+            _cell(
+                "five-layers",
+                "5 layers, both, average",
+                Absent("no experiment yet: its sizes are not told"),
+                five_layers,
+            ),
+        ),
+        versions=(SSCI,),
+    )
+
+
+TABLES = (
+    Table(
+        "soft_ram/1",
+        "Table I: one cluttered digit, 100×100; 4 glimpses 12×12",
+        (
+            _cell("ram-4", "Mnih et al., 4 glimpses", Same("ram/2b/4-glimpses"), 9.41),
+            _cell("ram-8", "Mnih et al., 8 glimpses", Same("ram/2b/8-glimpses"), 8.11),
+            _cell("draw-4", "Gregor et al., 4 glimpses", Train("soft_ram/table1_draw_4"), 4.18),
+            _cell("draw-8", "Gregor et al., 8 glimpses", Train("soft_ram/table1_draw_8"), 3.36),
+            _cell("no-context", "without context", Train("soft_ram/table1_no_context", cpu=HOUR), 3.29),
+            _cell("context", "with context", Train("soft_ram/table1_context", cpu=HOUR), 1.80),
+        ),
+        versions=(SSCI,),
+    ),
+    Table(
+        "soft_ram/2",
+        "Table II: two digits, 100×100; 4 glimpses 12×12",
+        (
+            _cell("dram-pair", "Ba et al., pair", Same("dram/1/dram"), 5),
+            _cell("dram-sum", "Ba et al., sum", Same("dram/2/dram"), 2.5),
+            _cell("pair", "pair", Train("soft_ram/table2_pair", cpu=HOUR), 4.3),
+            _cell("sum", "sum", Train("soft_ram/table2_sum", start="pair", cpu=HOUR), 2.55),
+        ),
+        versions=(SSCI,),
+    ),
+    _table3(
+        64,
+        (
+            _cell("goodfellow", "Goodfellow et al.", Absent("cited there"), 3.96),
+            _cell("dram", "Ba et al.", Same("dram/3/both-average"), 3.9),
+        ),
+        3.6,
+        _readers(64, 4.5, 4.3, 3.9, 3.65),
+        3.4,
+    ),
+    _table3(
+        128,
+        (_cell("dram", "Ba et al.", Same("dram/4/both"), 4.46),),
+        3.9,
+        _readers(128, 5.5, 5.2, 4.45, 4.35),
+        4.34,
+    ),
+    Table(
+        "soft_ram/4",
+        "Table IV: 200 kinds of birds, 224×224",
+        (
+            Cell("boxes", "regions: the true boxes", Attend("whole", ("regions=boxes",)), lesson=True),
+            _bird("jaderberg", "Jaderberg et al.", Absent("cited there"), 84.1),
+            Cell("whole", "CNN without localization, centre crop", Train("birds/baseline")),
+            _bird("whole-ten-crops", "CNN without localization", Evaluate("whole", TEN_CROPS), 78.57),
+            Cell(
+                "true-boxes",
+                "CNN on true boxes, centre crop",
+                Train("birds/baseline", start="boxes", by="data.path"),
+            ),
+            _bird("true-boxes-ten-crops", "CNN on true boxes", Evaluate("true-boxes", TEN_CROPS), 79.63),
+            _bird(
+                "attended",
+                "CNN on attended regions",
+                Absent("by hand, as README's commands for birds tell: its trunk needs images of your own"),
+                79.77,
+            ),
+        ),
+        versions=(SSCI,),
+    ),
+)
