@@ -2,8 +2,8 @@
 
 The way is one of: `Train` an experiment, `Evaluate` or `Combine` runs that other cells trained, cut regions out of the
 images by `Attend`, take over the number of the `Same` cell in another table, or `Absent`, with the reason why there is
-none. A cell is referred to by its name within its table, and as "TABLE/CELL" from others. A lesson is a cell that no
-table shows: it is run because others start from it.
+none. A cell is referred to by its name within its table, and as "TABLE/CELL" from others. A lesson is a cell
+of no paper: it is run only because others start from it.
 
 Errors are in %, times in seconds of one CPU core.
 """
@@ -64,7 +64,7 @@ class Attend:
 
     of: str
     overrides: tuple[str, ...] = ()
-    cpu: float | None = None
+    cpu: float | None = 10 * MINUTE
     gpu: float | None = None
 
 
@@ -102,9 +102,6 @@ class Table:
     cells: tuple[Cell, ...]
     unit: str = ERROR
     versions: tuple[str, ...] = ()  # of published numbers: the columns, in this order
-
-    def shown(self) -> tuple[Cell, ...]:
-        return tuple(cell for cell in self.cells if not cell.lesson)
 
 
 def sources(how: How) -> tuple[str, ...]:

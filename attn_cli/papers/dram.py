@@ -93,7 +93,7 @@ TABLES = (
         "dram/3",
         "Table 3: whole house numbers, SVHN, 54×54",
         (
-            _cell("goodfellow", "11 layer CNN, Goodfellow et al. (2013)", CITED, 3.96),
+            _cell("goodfellow", "11 layer CNN", CITED, 3.96),
             _cell("convnet", "10 layer CNN", Train("dram/table3_convnet", cpu=400 * HOUR), 4.11),
             _cell("forward", "single DRAM", Train("dram/table3_forward", cpu=100 * HOUR), 5.1),
             _cell("forward-average", "single DRAM, MC average", Evaluate("forward", AVERAGED), 4.4),

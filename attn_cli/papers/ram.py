@@ -5,9 +5,10 @@ Two sets of numbers are published: the arXiv version, and the conference version
 
 from __future__ import annotations
 
-from attn_cli.papers.cells import MINUTE, Absent, Cell, Published, Table, Train
+from attn_cli.papers.cells import MINUTE, Absent, Cell, How, Published, Table, Train
 
 ARXIV, NIPS = "arXiv 1406.6247", "NIPS 2014"
+NO_EXPERIMENT = Absent()
 
 
 def _glimpses(table: str, count: int, minutes: float, arxiv: float, nips: float | None) -> Cell:
@@ -16,8 +17,8 @@ def _glimpses(table: str, count: int, minutes: float, arxiv: float, nips: float 
     return Cell(f"{count}-glimpses", f"RAM, {count} glimpses", how, versions)
 
 
-def _baseline(name: str, title: str, arxiv: float) -> Cell:
-    return Cell(name, title, Absent(), (Published(ARXIV, arxiv),))
+def _baseline(name: str, title: str, arxiv: float, how: How = NO_EXPERIMENT) -> Cell:
+    return Cell(name, title, how, (Published(ARXIV, arxiv),))
 
 
 FC_64, FC_256 = ("fc-64", "FC, 2 layers of 64"), ("fc-256", "FC, 2 layers of 256")

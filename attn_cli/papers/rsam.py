@@ -1,18 +1,19 @@
 """Ren 2017, Recurrent Soft Attention Model for Common Object Recognition: Figures 3 and 4.
 
 Both figures are curves; one number is told, the accuracy 64.95 % of the whole model with 4 glimpses.
+Expected times are those of single steps, times their number.
 """
 
 from __future__ import annotations
 
-from attn_cli.papers.cells import Cell, Published, Table, Train
+from attn_cli.papers.cells import MINUTE, Cell, Published, Table, Train
 
 ARXIV = "arXiv 1705.01921"
 BEST = (Published(ARXIV, 35.05, "accuracy 64.95 %"),)
 
 
 def _arm(name: str, title: str, published: tuple[Published, ...] = ()) -> Cell:
-    return Cell(name, title, Train(f"rsam/figure3_{name.replace('-', '_')}"), published)
+    return Cell(name, title, Train(f"rsam/figure3_{name.replace('-', '_')}", cpu=40 * MINUTE), published)
 
 
 TABLES = (
@@ -34,7 +35,7 @@ TABLES = (
             Cell(
                 f"{count}-glimpses",
                 "1 glimpse" if count == 1 else f"{count} glimpses",
-                Train("rsam/figure4", (f"glimpses.count={count}",)),
+                Train("rsam/figure4", (f"glimpses.count={count}",), cpu=count * 10 * MINUTE),
                 BEST if count == 4 else (),
             )
             for count in range(1, 9)

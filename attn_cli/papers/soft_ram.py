@@ -2,13 +2,27 @@
 
 1. Rows that the paper took from others are the same cells as in their own tables here, or experiments of their models.
 2. Published accuracies stand as errors.
-3. Table IV's CNN is Inception with weights from ImageNet there, a ConvNet with batch normalisation here; both are
+3. Expected times of what was never run are those of single steps, times their number.
+4. Table IV's CNN is Inception with weights from ImageNet there, a ConvNet with batch normalisation here; both are
    evaluated on ten crops.
 """
 
 from __future__ import annotations
 
-from attn_cli.papers.cells import HOUR, Absent, Attend, Cell, Combine, Evaluate, How, Published, Same, Table, Train
+from attn_cli.papers.cells import (
+    HOUR,
+    MINUTE,
+    Absent,
+    Attend,
+    Cell,
+    Combine,
+    Evaluate,
+    How,
+    Published,
+    Same,
+    Table,
+    Train,
+)
 
 SSCI = "IEEE SSCI 2016"
 AVERAGED = ("mc_samples=10", "repeats=1")
@@ -27,9 +41,9 @@ def _bird(name: str, title: str, how: How, accuracy: float) -> Cell:
 def _readers(size: int, forward: float, averaged: float, both: float, both_averaged: float) -> tuple[Cell, ...]:
     of, to = f"forward-{size}", f"backward-{size}"
     return (
-        _cell(of, "forward, single pass", Train(f"soft_ram/table3_forward_{size}"), forward),
+        _cell(of, "forward, single pass", Train(f"soft_ram/table3_forward_{size}", cpu=12 * HOUR), forward),
         _cell(f"{of}-average", "forward, average", Evaluate(of, AVERAGED), averaged),
-        Cell(to, "backward, single pass", Train(f"soft_ram/table3_backward_{size}")),
+        Cell(to, "backward, single pass", Train(f"soft_ram/table3_backward_{size}", cpu=12 * HOUR)),
         _cell(f"both-{size}", "both, single pass", Combine(of, to, BOTH), both),
         _cell(f"both-{size}-average", "both, average", Combine(of, to, BOTH_AVERAGED), both_averaged),
     )
@@ -41,7 +55,12 @@ def _table3(size: int, others: tuple[Cell, ...], stn: float, readers: tuple[Cell
         f"Table III: whole house numbers, SVHN, {size}×{size}",
         (
             *others,
-            _cell("stn", "Jaderberg et al.: spatial transformers", Train(f"soft_ram/table3_stn_{size}"), stn),
+            _cell(
+                "stn",
+                "Jaderberg et al., spatial transformers",
+                Train(f"soft_ram/table3_stn_{size}", cpu=size * HOUR),
+                stn,
+            ),
             *readers,
             _cell(
                 "five-layers",
@@ -61,8 +80,8 @@ TABLES = (
         (
             _cell("ram-4", "Mnih et al., 4 glimpses", Same("ram/2b/4-glimpses"), 9.41),
             _cell("ram-8", "Mnih et al., 8 glimpses", Same("ram/2b/8-glimpses"), 8.11),
-            _cell("draw-4", "Gregor et al., 4 glimpses", Train("soft_ram/table1_draw_4"), 4.18),
-            _cell("draw-8", "Gregor et al., 8 glimpses", Train("soft_ram/table1_draw_8"), 3.36),
+            _cell("draw-4", "Gregor et al., 4 glimpses", Train("soft_ram/table1_draw_4", cpu=30 * MINUTE), 4.18),
+            _cell("draw-8", "Gregor et al., 8 glimpses", Train("soft_ram/table1_draw_8", cpu=50 * MINUTE), 3.36),
             _cell("no-context", "without context", Train("soft_ram/table1_no_context", cpu=HOUR), 3.29),
             _cell("context", "with context", Train("soft_ram/table1_context", cpu=HOUR), 1.80),
         ),
@@ -102,12 +121,12 @@ TABLES = (
         (
             Cell("boxes", "regions: the true boxes", Attend("whole", ("regions=boxes",)), lesson=True),
             _bird("jaderberg", "Jaderberg et al.", Absent("cited there"), 84.1),
-            Cell("whole", "CNN without localization, centre crop", Train("birds/baseline")),
+            Cell("whole", "CNN without localization, centre crop", Train("birds/baseline", cpu=5 * HOUR)),
             _bird("whole-ten-crops", "CNN without localization", Evaluate("whole", TEN_CROPS), 78.57),
             Cell(
                 "true-boxes",
                 "CNN on true boxes, centre crop",
-                Train("birds/baseline", start="boxes", by="data.path"),
+                Train("birds/baseline", start="boxes", by="data.path", cpu=5 * HOUR),
             ),
             _bird("true-boxes-ten-crops", "CNN on true boxes", Evaluate("true-boxes", TEN_CROPS), 79.63),
             _bird(
