@@ -17,8 +17,8 @@ NOT_FROM_TEXT = Absent("not reproducible from the text, which does not say how m
 COUNTED = Absent("counted by hand; no command yet")
 
 
-def _cell(name: str, title: str, how: How, published: float | None = None, version: str = ARXIV) -> Cell:
-    return Cell(name, title, how, () if published is None else (Published(version, published),))
+def _cell(name: str, title: str, how: How, published: float | None = None) -> Cell:
+    return Cell(name, title, how, () if published is None else (Published(ARXIV, published),))
 
 
 def _lesson(name: str, title: str, how: Train) -> Cell:

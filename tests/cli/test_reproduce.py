@@ -14,6 +14,7 @@ import pytest
 
 from attn_cli import cli
 from attn_cli.commands.reproduce import seconds
+from attn_cli.config.completion import complete
 from attn_cli.errors import Refused
 from attn_cli.papers import index
 from tests.cli.conftest import Attn
@@ -90,6 +91,11 @@ def test_everything_is_listed(capsys: pytest.CaptureFixture[str], repository: Pa
     assert said.splitlines()[-1].endswith("cells are measured.")
     assert cli.main(["reproduce", "ram/1b", "--list"]) == 0
     assert "ram/1a" not in capsys.readouterr().out
+
+
+def test_names_of_tables_are_completed() -> None:
+    following = {name: words for name, (_, _, words) in cli.COMMANDS.items()}
+    assert complete("attn reproduce ram/2", following, {}, Path()).words == ("ram/2a", "ram/2b")
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,11 @@ def test_the_wheel_trains_and_evaluates_from_another_folder(
     assert not (installed / "outputs").exists()
 
 
+def test_the_wheel_has_the_tables_and_what_was_measured(attn: Attn, tmp_path: Path) -> None:
+    assert "0.90 ± 0.04" in attn("reproduce", "ram/1a", "--list").stdout
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.slow
 def test_the_demo_reaches_its_error_and_draws(attn: Attn, tmp_path: Path) -> None:
     """What `make demo` runs. It promises 10 % or better; measured were 2.0 to 2.7 %."""
