@@ -17,7 +17,7 @@ import platform
 import re
 import secrets
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from importlib import metadata
@@ -203,6 +203,9 @@ class Run:
         return path
 
 
+on_create: list[Callable[[Run], None]] = []  # called with each new run folder: a sweep notes it in its job's file
+
+
 def create(config: schema.Config, outputs: str | Path | None = None) -> Run:
     """A new, unique run folder with its config.yaml and status "running"; `outputs` defaults to the configuration's."""
     outputs = Path(config.outputs if outputs is None else outputs)
@@ -221,6 +224,8 @@ def create(config: schema.Config, outputs: str | Path | None = None) -> Run:
     run = Run(path)
     write_atomically(path / "config.yaml", yaml.safe_dump(schema.to_dict(config), sort_keys=False, allow_unicode=True))
     run.set_status("running")
+    for listener in on_create:
+        listener(run)
     return run
 
 

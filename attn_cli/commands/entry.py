@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import secrets
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,12 +23,13 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
+from hydra_plugins import attn_sweepers
 from omegaconf import DictConfig, OmegaConf
 
 import attn_cli
-from attn_cli.commands import sweeps
 from attn_cli.config import arguments, hydra_errors, plugin_source, schema
 from attn_cli.errors import Refused
+from attn_cli.sweeps import jobs, plan, report
 
 
 @dataclass(frozen=True)
@@ -68,18 +71,37 @@ def hydra_command(command: HydraCommand, words: Sequence[str]) -> int:
         print(f"attn {attn_cli.__version__}")
         return 0
     task = Task(command, tuple(sys.argv[:1]))
-    if not given.multirun:
-        compose(command, given.words(), given.overrides, task)
-        if task.error is not None:
-            raise task.error
-        return 0
-    folder = sweep_folder(command, given.overrides)
+    resumed, overrides = plan.resumed(given.overrides)
+    if given.multirun:
+        return sweep(command, task, resumed, given.flags, overrides)
+    if resumed is not None:
+        raise Refused(f"{plan.KEY}={resumed} is for a sweep: add -m.")
+    compose(command, given.words(), overrides, task)
+    if task.error is not None:
+        raise task.error
+    return 0
+
+
+def sweep(
+    command: HydraCommand, task: Task, resumed: Path | None, flags: Sequence[str], overrides: Sequence[str]
+) -> int:
+    """Runs the jobs of a new sweep, or those of the folder `resumed` that are not finished; returns the exit code."""
+    flags = tuple(flag for flag in flags if flag != "--multirun")
+    if resumed is None:
+        folder = sweep_folder(command, overrides)
+    else:
+        folder, recorded = resumed, plan.read(resumed)
+        flags, overrides = flags or recorded.flags, plan.continued(recorded, overrides)
+    task.words = (flags, tuple(overrides))
     ended: BaseException | None = None
     try:
-        compose(command, [*given.words(), f"hydra.sweep.dir={str(folder)!r}"], given.overrides, task)
+        words = ["--multirun", *flags, *overrides, f"hydra.sweep.dir={str(folder)!r}"]
+        compose(command, words, overrides, task)
     except BaseException as error:  # also a launcher whose worker was killed: what is done is still worth a table
+        if resumed is not None and not task.begun:
+            raise
         ended = error
-    return sweeps.finish(folder, ended)
+    return report.finish(folder, ended)
 
 
 def compose(
@@ -87,6 +109,7 @@ def compose(
 ) -> None:
     """Hands `words` to Hydra, which calls `task` with each composed configuration; raises Refused if none composes."""
     plugin_source.register()
+    attn_sweepers.register()
     main = hydra.main(config_path=str(conf_folder()), config_name=command.config_name, version_base="1.3")(task)
     with _arguments([program or command.prog, *words]), _errors_propagate():
         try:
@@ -101,30 +124,54 @@ class Task:
     def __init__(self, command: HydraCommand, program: tuple[str, ...]):
         self.command = command
         self.program = program
+        self.words: tuple[plan.Words, plan.Words] = ((), ())  # of a sweep: flags and overrides, as typed
+        self.begun = False  # whether a sweep got as far as its jobs
+        self.threads: int | None = None  # that a sweep gives to each of its jobs
         self.error: Exception | None = None
 
     def __call__(self, composed: DictConfig) -> Any:
         hydra_config = HydraConfig.get()
         overrides = cast(list[str], OmegaConf.to_container(hydra_config.overrides.task, resolve=False))
-        sweep = hydra_config.mode == RunMode.MULTIRUN
-        folder, number = hydra_config.runtime.output_dir, hydra_config.job.num if sweep else 0
+        if hydra_config.mode == RunMode.MULTIRUN:
+            name = re.fullmatch(r"job-(\d+)", hydra_config.job.name)  # see sweeps/sweepers.py
+            number = int(name[1]) if name else hydra_config.job.num
+            folder = Path(hydra_config.runtime.output_dir)
+            return jobs.run_job(folder, number, overrides, partial(self._job, composed, overrides), self.threads)
+        try:
+            return self._run(self._config(composed), overrides)
+        except Exception as error:  # raised again by hydra_command, free of Hydra's own report
+            self.error = error
+            return None
+
+    def _job(self, composed: DictConfig, overrides: list[str], earlier: Path | None) -> Any:
+        """One job of a sweep; `earlier` is the run folder that an earlier attempt left unfinished."""
+        config = with_threads(self._config(composed), self.threads)
+        if earlier is not None and isinstance(config, schema.Config):
+            config = jobs.going_on(config, earlier)
+            if isinstance(config, dict):  # it had finished
+                return config
+            overrides = [f"resume={config.resume}"] if config.resume else overrides
+        return self._run(config, overrides)
+
+    def _config(self, composed: DictConfig) -> Any:
+        cls = self.command.config
+        return schema.load(composed) if cls is schema.Config else schema.load_as(cls, composed)
+
+    def _run(self, config: Any, overrides: list[str]) -> Any:
+        module, _, function = self.command.run.partition(":")
         # Lightning starts the other processes of `trainer=ddp` from sys.argv, and differently where it sees Hydra.
         # This very job's own words, and no Hydra, make each process this job and nothing else.
-        own_words = [*self.program, self.command.name, *overrides]
-        with _arguments(own_words), _without_hydra_config():
-            if sweep:
-                return sweeps.run_job(Path(folder), number, overrides, lambda: self._validated_run(composed))
-            try:
-                return self._validated_run(composed)
-            except Exception as error:  # raised again by hydra_command, free of Hydra's own report
-                self.error = error
-                return None
+        with _arguments([*self.program, self.command.name, *overrides]), _without_hydra_config():
+            return getattr(importlib.import_module(module), function)(config)
 
-    def _validated_run(self, composed: DictConfig) -> Any:
-        cls = self.command.config
-        config = schema.load(composed) if cls is schema.Config else schema.load_as(cls, composed)
-        module, _, function = self.command.run.partition(":")
-        return getattr(importlib.import_module(module), function)(config)
+
+def with_threads(config: Any, threads: int | None) -> Any:
+    """`config` with so many CPU threads, if it leaves them open."""
+    if threads is None:
+        return config
+    if isinstance(config, schema.Config):
+        return replace(config, trainer=with_threads(config.trainer, threads))
+    return replace(config, threads=threads) if getattr(config, "threads", threads) is None else config
 
 
 def sweep_folder(command: HydraCommand, overrides: Sequence[str]) -> Path:

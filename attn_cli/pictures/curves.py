@@ -40,7 +40,7 @@ def learning_figure(series: Mapping[str, Series]) -> Figure:
     """The drawing of `learning_curves`: one panel each for loss, reward and errors, those that have values."""
     errors = [name for name in ("train_error", "val_error") if series[name]]
     panels = [[name] for name in ("train_loss", "reward") if series[name]] + ([errors] if errors else [])
-    figure = _figure(max(1, len(panels)))
+    figure = new_figure(max(1, len(panels)))
     axes = figure.subplots(1, max(1, len(panels)), squeeze=False)[0]
     if not panels:
         axes[0].text(0.5, 0.5, "no epoch has finished", ha="center", va="center")
@@ -93,7 +93,7 @@ def comparison(runs: Mapping[str, Path | str], path: Path | str) -> Path:
 
 def comparison_figure(runs: Mapping[str, Mapping[str, Series]]) -> Figure:
     """The drawing of `comparison`: a curve for each run, the best at the top of the legend."""
-    figure = _figure(2)
+    figure = new_figure(2)
     ax = figure.subplots()
     found = {label: series["val_error"] for label, series in runs.items() if series["val_error"]}
     shades = colormaps["viridis"].resampled(max(2, len(found)))
@@ -102,7 +102,7 @@ def comparison_figure(runs: Mapping[str, Mapping[str, Series]]) -> Figure:
         values = [found[label][epoch] for epoch in epochs]
         ax.plot(epochs, values, color=shades(i), label=f"{label}  (best {min(values):.2f} %)", linewidth=1.6)
     _dress(ax, "validation error", "epoch", "error (%)")
-    _error_scale(ax, [value for values in found.values() for value in values.values()])
+    scale_errors(ax, [value for values in found.values() for value in values.values()])
     if found:
         ax.legend(frameon=False, fontsize=8)
     return figure
@@ -122,7 +122,7 @@ def mc_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
     samples = [int(row["mc_samples"]) for row in rows]
     errors = [float(row["error"]) for row in rows]
     spreads = [float(row.get("standard_error") or 0.0) for row in rows]
-    figure = _figure(1)
+    figure = new_figure(1)
     ax = figure.subplots()
     ax.errorbar(samples, errors, yerr=spreads, color=VALIDATION, ecolor=TRAIN, marker="o", markersize=4, capsize=3)
     _dress(ax, "error against the number of paths", "paths averaged, M", "error (%)")
@@ -143,7 +143,7 @@ def _learning_panel(ax: Axes, names: list[str], series: Mapping[str, Series]) ->
     is_error = names[-1].endswith("_error")
     _dress(ax, "error" if is_error else labels[names[0]], "epoch", "error (%)" if is_error else "")
     if is_error:
-        _error_scale(ax, shown)
+        scale_errors(ax, shown)
     if "val_error" in names:
         validation = series["val_error"]
         best = min(validation, key=lambda epoch: (validation[epoch], epoch))
@@ -153,7 +153,8 @@ def _learning_panel(ax: Axes, names: list[str], series: Mapping[str, Series]) ->
         ax.legend(frameon=False, fontsize=9)
 
 
-def _error_scale(ax: Axes, shown: list[float]) -> None:
+def scale_errors(ax: Axes, shown: list[float]) -> None:
+    """A logarithmic axis for errors (in %) that differ by much."""
     if shown and min(shown) > 0 and max(shown) > 8 * min(shown):
         ax.set_yscale("log")  # the last tenths of a percent matter as much as the first tens
         ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -170,8 +171,9 @@ def _dress(ax: Axes, title: str, x: str, y: str) -> None:
     ax.spines[["top", "right"]].set_visible(False)
 
 
-def _figure(panels: int) -> Figure:
-    figure = Figure(figsize=(1.2 + 3.8 * panels, 3.4), dpi=110, layout="constrained", facecolor="white")
+def new_figure(panels: int, lines: int = 1) -> Figure:
+    """An empty figure for so many panels side by side, and lines of them."""
+    figure = Figure(figsize=(1.2 + 3.8 * panels, 3.4 * lines), dpi=110, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     return figure
 

@@ -17,9 +17,10 @@ import pytest
 
 import attn_cli
 from attn_cli import cli
-from attn_cli.commands import entry, sweeps
+from attn_cli.commands import entry
 from attn_cli.config import schema
 from attn_cli.errors import Refused
+from attn_cli.sweeps.jobs import read_jobs
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -27,6 +28,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 STUB = """
 import os, signal, sys
 from attn_cli.errors import Refused
+from attn_cli.sweeps.jobs import read_jobs
 
 
 def run(config):
@@ -82,7 +84,7 @@ def attn(*words: str, cwd: Path, start: Path | None = None) -> subprocess.Comple
 
 def jobs(folder: Path) -> list[dict[str, object]]:
     (sweep,) = (folder / "outputs" / "sweeps").iterdir()
-    return sweeps.read_jobs(sweep)
+    return read_jobs(sweep)
 
 
 def results(folder: Path) -> list[dict[str, str]]:
@@ -258,18 +260,23 @@ def test_a_figure_of_a_paper_is_one_command(folder: Path, figure: str, key: str,
 
 
 @pytest.mark.parametrize(
-    ("seed", "message"),
-    [(101, "ValueError: boom"), (102, "the job left with exit code 0"), (103, "Not today."), (108, "exit code 1")],
+    ("seed", "status", "message"),
+    [
+        (101, "failed", "ValueError: boom"),
+        (102, "left", "the job left with exit code 0"),
+        (103, "failed", "Not today."),
+        (108, "left", "exit code 1"),
+    ],
 )
-def test_the_rest_run_when_a_job_fails_or_leaves(folder: Path, seed: int, message: str) -> None:
+def test_the_rest_run_when_a_job_fails_or_leaves(folder: Path, seed: int, status: str, message: str) -> None:
     assert cli.main(["train", "-m", f"seed=1,{seed},2"]) == 1
     found = jobs(folder)
-    assert [job["status"] for job in found] == ["finished", "failed", "finished"]
+    assert [job["status"] for job in found] == ["finished", status, "finished"]
     assert message in str(found[1]["message"])
     assert ("Traceback" in str(found[1].get("traceback"))) == (seed == 101)
     assert found[1]["overrides"] == [f"seed={seed}"]
     rows = results(folder)
-    assert [row["status"] for row in rows] == ["finished", "finished", "failed"]
+    assert [row["status"] for row in rows] == ["finished", "finished", status]
 
 
 def test_a_configuration_out_of_range_fails_only_its_job(folder: Path) -> None:
@@ -321,10 +328,10 @@ def test_sweeps_started_together_have_their_own_folders(folder: Path) -> None:
 def test_a_damaged_status_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "job-000.json").write_text('{"job": 0')
     with pytest.raises(Refused, match="job-000.json cannot be read"):
-        sweeps.read_jobs(tmp_path)
+        read_jobs(tmp_path)
     (tmp_path / "job-000.json").write_text(json.dumps([1]))
     with pytest.raises(Refused, match="job-000.json is not a status file"):
-        sweeps.read_jobs(tmp_path)
+        read_jobs(tmp_path)
 
 
 def test_a_signal_while_python_shuts_down_prints_nothing():

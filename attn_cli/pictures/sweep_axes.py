@@ -1,0 +1,97 @@
+"""Validation error of a sweep's jobs against each key that was swept: which of them matter, and where the best lies.
+
+A panel per key, a point per job, a line through the means of values that occur more than once. Numbers lie where they
+are, on a logarithmic axis if they span more than a decade; anything else stands side by side. Drawn without pyplot.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from attn_cli.pictures.curves import BEST, TRAIN, VALIDATION, new_figure, scale_errors
+from attn_cli.pictures.writing import write
+
+DECADE = 10
+COLUMNS = 4  # panels side by side
+
+Row = Mapping[str, Any]  # "overrides" (key → value as text), "val_error" in % or None
+
+
+def draw(rows: Sequence[Row], path: Path | str) -> Path:
+    """The picture as a PNG; returns the path. Errors: `Refused` if the file cannot be written."""
+    buffer = io.BytesIO()
+    axes_figure(rows).savefig(buffer, format="png")
+    return write(path, buffer.getvalue())
+
+
+def swept(rows: Sequence[Row]) -> list[str]:
+    """Keys with more than one value among the jobs that have a validation error."""
+    measured = _measured(rows)
+    keys = dict.fromkeys(key for row in measured for key in row["overrides"])
+    return [key for key in keys if len({row["overrides"].get(key) for row in measured}) > 1]
+
+
+def axes_figure(rows: Sequence[Row]) -> Figure:
+    """The drawing of `draw`; the job with the lowest error is marked in every panel."""
+    keys, measured = swept(rows), _measured(rows)
+    columns = min(COLUMNS, len(keys))
+    lines = math.ceil(len(keys) / columns)
+    figure = new_figure(columns, lines)
+    panels = figure.subplots(lines, columns, squeeze=False, sharey=True).flat
+    for ax, key in zip(panels, keys, strict=False):
+        _panel(ax, key, [row for row in measured if key in row["overrides"]])
+    for ax in list(panels)[len(keys) :]:
+        ax.set_axis_off()
+    return figure
+
+
+def _panel(ax: Axes, key: str, rows: Sequence[Row]) -> None:
+    names = [str(row["overrides"][key]) for row in rows]
+    errors = [float(row["val_error"]) for row in rows]
+    numbers = [_number(name) for name in names]
+    if None in numbers:
+        order = list(dict.fromkeys(names))
+        places: list[float] = [order.index(name) for name in names]
+        ax.set_xticks(range(len(order)), order, rotation=30 if len("".join(order)) > 24 else 0)
+        ax.margins(x=0.2)
+    else:
+        places = [number for number in numbers if number is not None]
+        if min(places) > 0 and max(places) > DECADE * min(places):
+            ax.set_xscale("log")
+            ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            ax.xaxis.set_minor_formatter(NullFormatter())
+            ax.tick_params(axis="x", rotation=30)
+    means = {place: fmean(e for p, e in zip(places, errors, strict=True) if p == place) for place in sorted(set(places))}
+    if len(means) < len(places):
+        ax.plot(list(means), list(means.values()), color=TRAIN, linewidth=1.2, zorder=1)
+    ax.plot(places, errors, "o", color=VALIDATION, markersize=4.5, alpha=0.75)
+    best = min(range(len(errors)), key=errors.__getitem__)
+    ax.plot([places[best]], [errors[best]], "o", color=BEST, markersize=8, zorder=5)
+    ax.set_xlabel(key)
+    ax.grid(alpha=0.25)
+    ax.spines[["top", "right"]].set_visible(False)
+    scale_errors(ax, errors)
+    if ax.get_subplotspec().is_first_col():  # type: ignore[union-attr]
+        ax.set_ylabel("validation error (%)")
+
+
+def _measured(rows: Sequence[Row]) -> list[Row]:
+    return [row for row in rows if row.get("val_error") is not None and math.isfinite(row["val_error"])]
+
+
+def _number(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None

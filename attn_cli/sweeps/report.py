@@ -1,0 +1,135 @@
+"""What a sweep comes to: the table, results.csv, curves.png, axes.png and best.txt, the command that repeats the best.
+
+ table       mean ± standard deviation over the seeds of each setting, the best validation error first
+ results.csv a line per job
+ curves.png  the validation error of each job against the epoch
+ axes.png    the validation error against each swept key, a point per job
+ best.txt    the best setting is the one at the top of the table, its job the one with the lowest validation error;
+             the test set chooses nothing
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import shlex
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from attn_cli import runs
+from attn_cli.errors import Refused, Terminated
+from attn_cli.sweeps import plan
+from attn_cli.sweeps.jobs import RESULTS, Job, name_killed, read_jobs
+
+
+def finish(folder: Path, ended: BaseException | None = None) -> int:
+    """Prints the table, writes the files and returns the sweep's exit code: 0 only if every job finished.
+
+    `ended` is what broke the sweep off, if anything did; it is raised again if no job had begun.
+    """
+    from attn_cli.pictures import curves, sweep_axes, tables  # rich and matplotlib take their time to import
+
+    name_killed(folder)
+    jobs = read_jobs(folder)
+    if not jobs:
+        _discard_empty(folder)
+        raise ended or Refused("The sweep has no jobs.")
+    sweep = plan.read(folder) if (folder / plan.NAME).is_file() else None
+    rows = [table_row(job) for job in jobs]
+    tables.show(tables.sweep_table(rows))
+    write_results(folder / "results.csv", jobs)
+    metrics = {" ".join(job["overrides"]): Path(job["run"]) / "metrics.csv" for job in jobs if job.get("run")}
+    metrics = {label: path for label, path in metrics.items() if path.is_file()}
+    if metrics:
+        curves.comparison(metrics, folder / "curves.png")
+    if sweep_axes.swept(rows):
+        sweep_axes.draw(rows, folder / "axes.png")
+    if sweep is not None and (command := best_command(sweep, jobs)) is not None:
+        runs.write_atomically(folder / "best.txt", command + "\n")
+        print(f"Best by validation error: {command}")
+    finished = sum(job["status"] == "finished" for job in jobs)
+    total = len(jobs) if sweep is None else sweep.total
+    if isinstance(ended, Exception):
+        print(f"The sweep broke off: {type(ended).__name__}: {ended}", file=sys.stderr)
+    if finished < total:
+        print(f"{total - finished} of {total} jobs did not finish; their status files tell why.", file=sys.stderr)
+        if sweep is not None:
+            again = shlex.join(["attn", sweep.command, "-m", f"{plan.KEY}={folder}"])
+            print(f"Run what is missing: {again}", file=sys.stderr)
+    print(f"Sweep folder: {folder}")
+    if isinstance(ended, KeyboardInterrupt):
+        return 143 if isinstance(ended, Terminated) else 130
+    if isinstance(ended, SystemExit) and isinstance(ended.code, int) and ended.code:
+        return ended.code
+    return 1 if finished < total or ended else 0
+
+
+def best_command(sweep: plan.Plan, jobs: Sequence[Job]) -> str | None:
+    """The command that repeats the best job; None if no job has a validation error.
+
+    Threads that the sweep gave to the job are part of it: on a CPU the same number repeats a run bit by bit.
+    """
+    from attn_cli.pictures.tables import sweep_summary
+
+    settings = [row for row in sweep_summary(map(table_row, jobs)) if row["val_error"] is not None]
+    if not settings:
+        return None
+    of_best = [job for job in jobs if _setting(job) == settings[0]["overrides"]]
+    job = min(of_best, key=lambda job: _rank(table_row(job)["val_error"]))
+    threads = []
+    if job.get("threads") and not any("threads=" in word for word in job["overrides"]):
+        threads = [f"{'trainer.' if sweep.command == 'train' else ''}threads={job['threads']}"]
+    return shlex.join(["attn", sweep.command, *sweep.flags, *job["overrides"], *threads])
+
+
+def table_row(job: Mapping[str, Any]) -> dict[str, Any]:
+    """A job as `pictures.tables.sweep_table` wants it: overrides as key → value."""
+    result = job.get("result") or {}
+    return {
+        "overrides": dict(_pair(override) for override in job["overrides"]),
+        "val_error": result.get("val_error"),
+        "test_error": result.get("test_error"),
+        "seconds": result.get("seconds", job.get("seconds")),
+        "status": job["status"],
+    }
+
+
+def write_results(path: Path, jobs: Sequence[Mapping[str, Any]]) -> None:
+    """results.csv: a line per job, best validation error first, jobs without one last."""
+    rows = sorted(((job, table_row(job)) for job in jobs), key=lambda pair: _rank(pair[1]["val_error"]))
+    keys = list(dict.fromkeys(key for _, row in rows for key in row["overrides"]))
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["job", "status", *keys, *RESULTS, "run", "message"])
+    for job, row in rows:
+        values = [row["overrides"].get(key, "") for key in keys]
+        measured = ["" if row[key] is None else row[key] for key in RESULTS]
+        table.writerow([job["job"], job["status"], *values, *measured, job.get("run", ""), job.get("message", "")])
+    runs.write_atomically(path, text.getvalue())
+
+
+def _discard_empty(folder: Path) -> None:
+    """Removes the folder of a sweep without jobs: sweepers of others make it before they know that all compose."""
+    if folder.is_dir() and {path.name for path in folder.iterdir()} <= {"multirun.yaml"}:
+        shutil.rmtree(folder)
+        for parent in (folder.parent, folder.parent.parent):
+            if not any(parent.iterdir()):
+                parent.rmdir()
+
+
+def _setting(job: Mapping[str, Any]) -> dict[str, str]:
+    return {key: value for key, value in map(_pair, job["overrides"]) if key != "seed"}
+
+
+def _pair(override: str) -> tuple[str, str]:
+    key, _, value = override.partition("=")
+    return key, value
+
+
+def _rank(value: Any) -> tuple[bool, float]:
+    missing = value is None or not math.isfinite(value)
+    return missing, 0.0 if missing else float(value)

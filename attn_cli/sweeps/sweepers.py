@@ -1,0 +1,214 @@
+"""How Hydra's sweepers of `attn` choose jobs: every combination, at random, or by Optuna.
+
+All three write the plan of the sweep before the first job (plan.py), give a resumed sweep only those jobs that are not
+finished, and share the processor among jobs that run at once.
+
+ 1. The grid takes the place of Hydra's own `basic`, which knows neither how many jobs there are in all nor which are
+    done. `max_batch_size` is left out: nothing here needs batches.
+ 2. A job's number travels as Hydra's job name, job-007: launchers number what they are given from 0, and a resumed
+    sweep has gaps.
+ 3. Optuna is used directly. hydra-optuna-sweeper 1.3 needs optuna < 3, numbers jobs from 0 again when a study is
+    resumed, and forgets trials that were running.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+from attn_cli.errors import Refused
+from attn_cli.sweeps import jobs, plan, space
+
+NUMBER = "hydra.job.name=job-"
+
+
+class Planned(Sweeper):
+    """What the sweepers share; `params` are swept keys of the configuration, which the command line overrides."""
+
+    name: str
+
+    def __init__(self, params: Mapping[str, str] | None = None) -> None:
+        self.params = params or {}
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.hydra_context = hydra_context
+        self.config = config
+        self.task: Any = task_function  # commands/entry.py: Task
+        self.launcher: Launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+        self.folder = Path(config.hydra.sweep.dir)
+
+    def sweep(self, arguments: list[str]) -> None:
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        words = [*(f"{key}={value}" for key, value in self.params.items()), *arguments]
+        self.run({override.get_key_element(): override for override in parser.parse_overrides(words)})
+
+    @abstractmethod
+    def run(self, overrides: Mapping[str, Override]) -> None:
+        """Run every job that is not finished; `overrides` by key, swept and fixed."""
+
+    def begin(self, listed: Sequence[Sequence[str]], total: int, words: Sequence[str] = ()) -> plan.Plan:
+        """Compose all that can be composed by now, then write the plan; see plan.begin."""
+        self.validate_batch_is_legal(listed)
+        own = tuple(map(tuple, listed)) if not words else ()
+        flags, overrides = self.task.words
+        made = plan.Plan(self.task.command.name, flags, overrides, self.name, own, tuple(words), total)
+        made = plan.begin(self.folder, made)
+        self.task.begun = True
+        if not (self.folder / "multirun.yaml").exists():
+            OmegaConf.save(self.config, self.folder / "multirun.yaml")
+        return made
+
+    def launch(self, numbered: Sequence[tuple[int, Sequence[str]]]) -> None:
+        """Run jobs, given as (number, overrides), with the launcher that was chosen."""
+        if not numbered:
+            return
+        settings = self.config.hydra.launcher
+        threads = threads_per_job(settings, len(numbered), len(os.sched_getaffinity(0)))
+        self.task.threads = threads
+        if "submitit_folder" in settings:
+            print(f"What the jobs print is in {settings.submitit_folder.replace('/%j', '')}.", flush=True)
+        with _shared_processor(threads):
+            batch = [[*words, f"{NUMBER}{number:03d}"] for number, words in numbered]
+            for ended in self.launcher.launch(batch, initial_job_idx=0):
+                _ = ended.return_value  # raises what no job recorded: a status file that could not be written
+
+    def waiting(self, numbered: Sequence[tuple[int, Sequence[str]]]) -> list[tuple[int, Sequence[str]]]:
+        done = {job["job"] for job in jobs.read_jobs(self.folder) if job["status"] == "finished"}
+        left = [(number, words) for number, words in numbered if number not in done]
+        if done:
+            print(f"{self.folder}: {len(done)} of {len(numbered)} jobs are done.", flush=True)
+        return left
+
+
+class Grid(Planned):
+    """Every combination of the values."""
+
+    name = "grid"
+
+    def run(self, overrides: Mapping[str, Override]) -> None:
+        columns = [
+            [f"{key}={value}" for value in space.listed(override)]
+            if override.is_sweep_override()
+            else [space.fixed(override)]
+            for key, override in overrides.items()
+        ]
+        combinations = [list(words) for words in itertools.product(*columns)]
+        made = self.begin(combinations, len(combinations))
+        self.launch(self.waiting(list(enumerate(made.jobs))))
+
+
+class Random(Planned):
+    """Values drawn independently (Bergstra, Bengio 2012): what the RAM paper used."""
+
+    name = "random"
+
+    def __init__(self, n_trials: int, seed: int, params: Mapping[str, str] | None = None) -> None:
+        super().__init__(params)
+        self.trials, self.seed = checked_trials(n_trials), seed
+
+    def run(self, overrides: Mapping[str, Override]) -> None:
+        constant, swept = split(overrides, self.name)
+        choices = [(key, space.values(override)) for key, override in swept.items()]
+        drawn = [[*constant, *space.draw(choices, self.seed, number)] for number in range(self.trials)]
+        made = self.begin(drawn, len(drawn))
+        self.launch(self.waiting(list(enumerate(made.jobs))))
+
+
+class Optuna(Planned):
+    """Values proposed by Optuna's tree-structured Parzen estimator from the validation errors of earlier jobs.
+
+    The study is study.db (SQLite) in the sweep's folder; its trial n is job n. A trial is told once its job has
+    finished; one whose job did not stays open and is run again when the sweep is resumed.
+    """
+
+    name = "optuna"
+
+    def __init__(self, n_trials: int, seed: int, n_jobs: int, params: Mapping[str, str] | None = None) -> None:
+        super().__init__(params)
+        self.trials, self.seed, self.at_once = checked_trials(n_trials), seed, n_jobs
+        if n_jobs < 1:
+            raise Refused(f"hydra.sweeper.n_jobs must be at least 1, not {n_jobs}.")
+
+    def run(self, overrides: Mapping[str, Override]) -> None:
+        from attn_cli.sweeps.study import Study
+
+        constant, swept = split(overrides, self.name)
+        choices = [(key, space.values(override)) for key, override in swept.items()]
+        Study.check_installed()
+        example = [*constant, *space.draw(choices, self.seed, 0)]
+        words = sorted(override.input_line or "" for override in overrides.values())
+        self.begin([example], self.trials, [*words, f"hydra.sweeper.n_trials={self.trials}"])
+        study = Study(self.folder / "study.db", swept, self.seed)
+        self._tell(study)
+        left = self.waiting([(number, [*constant, *study.words(number)]) for number in range(study.asked())])
+        while left or study.asked() < self.trials:
+            batch, left = left[: self.at_once], left[self.at_once :]
+            while len(batch) < self.at_once and study.asked() < self.trials:
+                number = study.ask()
+                batch.append((number, [*constant, *study.words(number)]))
+            self.launch(batch)
+            self._tell(study)
+
+    def _tell(self, study: Any) -> None:
+        for job in jobs.read_jobs(self.folder):
+            if job["status"] == "finished":
+                study.tell(job["job"], (job.get("result") or {}).get("val_error"))
+
+
+def split(overrides: Mapping[str, Override], name: str) -> tuple[list[str], dict[str, Override]]:
+    """(overrides that are the same in every job, swept overrides by key); raises Refused where nothing is swept."""
+    swept = {key: override for key, override in overrides.items() if override.is_sweep_override()}
+    if not swept:
+        raise Refused(f"hydra/sweeper={name} needs a key to search, such as 'optimizer.lr=tag(log,interval(1e-4,1e-2))'.")
+    return [space.fixed(override) for override in overrides.values() if not override.is_sweep_override()], swept
+
+
+def checked_trials(count: int) -> int:
+    if count < 1:
+        raise Refused(f"hydra.sweeper.n_trials must be at least 1, not {count}.")
+    return count
+
+
+def threads_per_job(launcher: Mapping[str, Any], jobs: int, cores: int) -> int | None:
+    """CPU threads of each of `jobs` jobs, so that those that run at once share the processor; None leaves them as they
+    are, as for jobs that run one after another.
+    """
+    at_once = launcher.get("n_jobs")  # joblib
+    if at_once is not None:
+        at_once = at_once if at_once > 0 else max(1, cores + 1 + at_once)
+        return max(1, cores // min(at_once, jobs))
+    if launcher.get("cpus_per_task") is not None:  # submitit
+        return int(launcher["cpus_per_task"])
+    if str(launcher.get("_target_")).endswith(".LocalLauncher"):  # submitit starts all at once here
+        return max(1, cores // jobs)
+    return None
+
+
+@contextmanager
+def _shared_processor(threads: int | None) -> Iterator[None]:
+    """What processes that are started meanwhile find in their environment, unless the person has set it: as many
+    threads for OpenMP, which do not spin while they wait.
+    """
+    wanted = {} if threads is None else {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
+    added = {name: value for name, value in wanted.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            del os.environ[name]
