@@ -23,13 +23,13 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
-from hydra_plugins import attn_sweepers
 from omegaconf import DictConfig, OmegaConf
 
 import attn_cli
 from attn_cli.config import arguments, hydra_errors, plugin_source, schema
 from attn_cli.errors import Refused
 from attn_cli.sweeps import jobs, plan, report
+from hydra_plugins import attn_sweepers
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ class Task:
             name = re.fullmatch(r"job-(\d+)", hydra_config.job.name)  # see sweeps/sweepers.py
             number = int(name[1]) if name else hydra_config.job.num
             folder = Path(hydra_config.runtime.output_dir)
-            return jobs.run_job(folder, number, overrides, partial(self._job, composed, overrides), self.threads)
+            return jobs.run_job(folder, number, overrides, partial(self._job, composed, overrides))
         try:
             return self._run(self._config(composed), overrides)
         except Exception as error:  # raised again by hydra_command, free of Hydra's own report

@@ -44,7 +44,9 @@ EXCLUSIVE = ("--help", "--hydra-help", "--cfg", "--info", "--multirun", "--shell
 NUMBERED_GROUPS = ("glimpses", "scales")
 
 _NUMBERED = re.compile(rf"\+{{0,2}}({'|'.join(NUMBERED_GROUPS)})=(.*)", re.DOTALL)
-_SWEEP_WORDS = re.compile(r"\b(range|choice|interval|tag|log|int|float|shuffle|sort|start|stop|end|step|reverse|true|false)\b")
+_SWEEP_WORDS = re.compile(
+    r"\b(range|choice|interval|tag|log|int|float|shuffle|sort|start|stop|end|step|reverse|true|false)\b"
+)
 
 
 @dataclass(frozen=True)

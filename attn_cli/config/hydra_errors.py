@@ -16,6 +16,10 @@ from attn_cli.errors import Refused, nearest
 # What Hydra raises for a configuration that does not compose; some of its checks raise plain ValueErrors.
 ERRORS = (HydraException, OmegaConfBaseException, ValueError)
 
+# Choices that installed packages bring, and the extra that installs them.
+EXTRAS = {f"hydra/launcher/{name}": "sweeps" for name in ("joblib", "submitit_local", "submitit_slurm")}
+EXTRAS["hydra/launcher/ray"] = "ray"
+
 
 def refusal(error: Exception, config: type, folder: Path, overrides: Sequence[str]) -> Refused:
     """`error` in one sentence. `config` is the command's dataclass, `folder` the conf folder in use."""
@@ -75,6 +79,9 @@ def _missing_config(error: MissingConfigException, folder: Path) -> Refused:
     group, _, name = path.rpartition("/") if top != "experiment" else path.partition("/")
     if not group:
         return Refused(f"There is no config {path!r} in {folder}.")
+    if path in EXTRAS:
+        extra = f"pip install -c constraints.txt -e '.[{EXTRAS[path]}]'"
+        return Refused(f"{group}={name} needs a package that is not installed: {extra}.")
     offered = {*(error.options or ()), *choices(folder, group)}
     return Refused(f"{group}={name} is not available.{nearest(name, offered)}")
 

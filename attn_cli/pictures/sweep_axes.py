@@ -1,7 +1,7 @@
 """Validation error of a sweep's jobs against each key that was swept: which of them matter, and where the best lies.
 
-A panel per key, a point per job, a line through the means of values that occur more than once. Numbers lie where they
-are, on a logarithmic axis if they span more than a decade; anything else stands side by side. Drawn without pyplot.
+A panel per key, a point per job, the best one green, the means of values that occur more than once in grey. Numbers lie
+where they are, on a logarithmic axis if they span more than a decade; anything else stands side by side. No pyplot.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from attn_cli.pictures.curves import BEST, TRAIN, VALIDATION, new_figure, scale_errors
 from attn_cli.pictures.writing import write
@@ -33,23 +33,23 @@ def draw(rows: Sequence[Row], path: Path | str) -> Path:
     return write(path, buffer.getvalue())
 
 
-def swept(rows: Sequence[Row]) -> list[str]:
+def keys(rows: Sequence[Row]) -> list[str]:
     """Keys with more than one value among the jobs that have a validation error."""
     measured = _measured(rows)
-    keys = dict.fromkeys(key for row in measured for key in row["overrides"])
-    return [key for key in keys if len({row["overrides"].get(key) for row in measured}) > 1]
+    found = dict.fromkeys(key for row in measured for key in row["overrides"])
+    return [key for key in found if len({row["overrides"].get(key) for row in measured}) > 1]
 
 
 def axes_figure(rows: Sequence[Row]) -> Figure:
     """The drawing of `draw`; the job with the lowest error is marked in every panel."""
-    keys, measured = swept(rows), _measured(rows)
-    columns = min(COLUMNS, len(keys))
-    lines = math.ceil(len(keys) / columns)
+    swept, measured = keys(rows), _measured(rows)
+    columns = min(COLUMNS, len(swept))
+    lines = math.ceil(len(swept) / columns)
     figure = new_figure(columns, lines)
-    panels = figure.subplots(lines, columns, squeeze=False, sharey=True).flat
-    for ax, key in zip(panels, keys, strict=False):
+    panels = list(figure.subplots(lines, columns, squeeze=False, sharey=True).flat)
+    for ax, key in zip(panels, swept, strict=False):
         _panel(ax, key, [row for row in measured if key in row["overrides"]])
-    for ax in list(panels)[len(keys) :]:
+    for ax in panels[len(swept) :]:
         ax.set_axis_off()
     return figure
 
@@ -65,15 +65,19 @@ def _panel(ax: Axes, key: str, rows: Sequence[Row]) -> None:
         ax.margins(x=0.2)
     else:
         places = [number for number in numbers if number is not None]
+        ax.xaxis.set_major_locator(MaxNLocator(5, integer=all(place == int(place) for place in places)))
         if min(places) > 0 and max(places) > DECADE * min(places):
             ax.set_xscale("log")
             ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             ax.xaxis.set_minor_formatter(NullFormatter())
             ax.tick_params(axis="x", rotation=30)
-    means = {place: fmean(e for p, e in zip(places, errors, strict=True) if p == place) for place in sorted(set(places))}
+    means = {
+        place: fmean(e for p, e in zip(places, errors, strict=True) if p == place) for place in sorted(set(places))
+    }
     if len(means) < len(places):
-        ax.plot(list(means), list(means.values()), color=TRAIN, linewidth=1.2, zorder=1)
+        style = "_" if None in numbers else "-"  # names have no order that a line could follow
+        ax.plot(list(means), list(means.values()), style, color=TRAIN, markersize=22, linewidth=1.2, zorder=1)
     ax.plot(places, errors, "o", color=VALIDATION, markersize=4.5, alpha=0.75)
     best = min(range(len(errors)), key=errors.__getitem__)
     ax.plot([places[best]], [errors[best]], "o", color=BEST, markersize=8, zorder=5)

@@ -1,7 +1,7 @@
 """Jobs of a sweep: one status file each, whatever happens to the job; a job that was cut off goes on where it was.
 
 A sweep's folder holds job-000.json, job-001.json, …, each {"job", "overrides", "status", "message", "run", "result",
-"seconds", "started", "ended", "pid", "host", "threads", "traceback"} with a status of STATUSES. One that stays
+"seconds", "started", "ended", "pid", "host", "traceback"} with a status of STATUSES. One that stays
 "running" belongs to a process that was itself killed. `run` is the run folder, from the moment that there is one.
 
 What happens to a job in a resumed sweep:
@@ -33,6 +33,7 @@ from attn_cli.sweeps import plan
 STATUSES = ("running", "finished", "failed", "left", "interrupted", "killed")
 STOPPED = (130, 143)  # exit codes after Ctrl-C and SIGTERM: they end the whole sweep, any other code one job
 RESULTS = ("val_error", "test_error", "seconds")
+KEPT = (*RESULTS, "threads")
 
 Job = dict[str, Any]
 RunJob = Callable[[Path | None], Any]  # given the run folder to continue, if any
@@ -42,10 +43,10 @@ def path_of(folder: Path, number: int) -> Path:
     return folder / f"job-{number:03d}.json"
 
 
-def run_job(folder: Path, number: int, overrides: Sequence[str], run: RunJob, threads: int | None = None) -> Any:
+def run_job(folder: Path, number: int, overrides: Sequence[str], run: RunJob) -> dict[str, Any] | None:
     """Runs one job and records how it ended; only a stop (Ctrl-C, SIGTERM) goes on to the caller.
 
-    `threads` are those that the sweep gave to the job. Returns the job's result, None if it failed.
+    Returns the job's result, None if it failed.
     """
     path = path_of(folder, number)
     earlier = unfinished_run(path)
@@ -58,7 +59,6 @@ def run_job(folder: Path, number: int, overrides: Sequence[str], run: RunJob, th
         "pid": os.getpid(),
         "host": platform.node(),
         "started": _now(),
-        "threads": threads,
     }
     write(folder, record)
     print(f"Sweep, job {progress(folder, number)}: {' '.join(overrides)}", flush=True)
@@ -77,7 +77,7 @@ def run_job(folder: Path, number: int, overrides: Sequence[str], run: RunJob, th
         if isinstance(result, Mapping):
             record.update(
                 run=str(result.get("run", record["run"])),
-                result={key: result[key] for key in RESULTS if key in result},
+                result={key: result[key] for key in KEPT if key in result},
             )
     except KeyboardInterrupt as error:
         record.update(status="interrupted", message="terminated" if isinstance(error, Terminated) else "interrupted")

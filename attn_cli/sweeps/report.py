@@ -1,11 +1,11 @@
 """What a sweep comes to: the table, results.csv, curves.png, axes.png and best.txt, the command that repeats the best.
 
- table       mean ± standard deviation over the seeds of each setting, the best validation error first
- results.csv a line per job
- curves.png  the validation error of each job against the epoch
- axes.png    the validation error against each swept key, a point per job
- best.txt    the best setting is the one at the top of the table, its job the one with the lowest validation error;
-             the test set chooses nothing
+table       mean ± standard deviation over the seeds of each setting, the best validation error first
+results.csv a line per job
+curves.png  the validation error of each job against the epoch
+axes.png    the validation error against each swept key, a point per job
+best.txt    the best setting is the one at the top of the table, its job the one with the lowest validation error;
+            the test set chooses nothing
 """
 
 from __future__ import annotations
@@ -40,13 +40,15 @@ def finish(folder: Path, ended: BaseException | None = None) -> int:
         raise ended or Refused("The sweep has no jobs.")
     sweep = plan.read(folder) if (folder / plan.NAME).is_file() else None
     rows = [table_row(job) for job in jobs]
+    rows = [{**row, "overrides": {key: row["overrides"].get(key, "") for key in varying(rows)}} for row in rows]
     tables.show(tables.sweep_table(rows))
     write_results(folder / "results.csv", jobs)
-    metrics = {" ".join(job["overrides"]): Path(job["run"]) / "metrics.csv" for job in jobs if job.get("run")}
+    names = [" ".join(f"{key}={value}" for key, value in row["overrides"].items()) for row in rows]
+    metrics = {name: Path(job["run"]) / "metrics.csv" for name, job in zip(names, jobs, strict=True) if job.get("run")}
     metrics = {label: path for label, path in metrics.items() if path.is_file()}
     if metrics:
         curves.comparison(metrics, folder / "curves.png")
-    if sweep_axes.swept(rows):
+    if sweep_axes.keys(rows):
         sweep_axes.draw(rows, folder / "axes.png")
     if sweep is not None and (command := best_command(sweep, jobs)) is not None:
         runs.write_atomically(folder / "best.txt", command + "\n")
@@ -71,7 +73,7 @@ def finish(folder: Path, ended: BaseException | None = None) -> int:
 def best_command(sweep: plan.Plan, jobs: Sequence[Job]) -> str | None:
     """The command that repeats the best job; None if no job has a validation error.
 
-    Threads that the sweep gave to the job are part of it: on a CPU the same number repeats a run bit by bit.
+    The number of threads is part of it: on a CPU the same number repeats a run bit by bit.
     """
     from attn_cli.pictures.tables import sweep_summary
 
@@ -80,10 +82,10 @@ def best_command(sweep: plan.Plan, jobs: Sequence[Job]) -> str | None:
         return None
     of_best = [job for job in jobs if _setting(job) == settings[0]["overrides"]]
     job = min(of_best, key=lambda job: _rank(table_row(job)["val_error"]))
-    threads = []
-    if job.get("threads") and not any("threads=" in word for word in job["overrides"]):
-        threads = [f"{'trainer.' if sweep.command == 'train' else ''}threads={job['threads']}"]
-    return shlex.join(["attn", sweep.command, *sweep.flags, *job["overrides"], *threads])
+    threads = (job.get("result") or {}).get("threads")
+    given = threads is None or any("threads=" in word for word in job["overrides"])
+    own = [] if given else [f"{'trainer.' if sweep.command == 'train' else ''}threads={threads}"]
+    return shlex.join(["attn", sweep.command, *sweep.flags, *job["overrides"], *own])
 
 
 def table_row(job: Mapping[str, Any]) -> dict[str, Any]:
@@ -96,6 +98,12 @@ def table_row(job: Mapping[str, Any]) -> dict[str, Any]:
         "seconds": result.get("seconds", job.get("seconds")),
         "status": job["status"],
     }
+
+
+def varying(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Keys that do not have the same value in every job."""
+    keys = dict.fromkeys(key for row in rows for key in row["overrides"])
+    return [key for key in keys if len({row["overrides"].get(key) for row in rows}) > 1]
 
 
 def write_results(path: Path, jobs: Sequence[Mapping[str, Any]]) -> None:

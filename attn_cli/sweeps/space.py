@@ -1,10 +1,9 @@
 """What the values of a swept key are drawn from: Hydra's choices, globs, ranges and intervals.
 
-    key=a,b,c  choice(a,b,c)  glob(*)  range(2,8)     one of the values, each as likely as the others
-    interval(0.1,0.5)                                 uniform; whole numbers, both ends included, if both ends are whole
-    tag(log,interval(1e-4,1e-1))                      uniform in the logarithm
-
-`float(interval(1,5))` and `int(…)` are Hydra's ways to say which it is.
+key=a,b,c  choice(a,b,c)  glob(*)  range(2,8)     one of the values, each as likely as the others
+interval(0.1,0.5)                                 uniform
+int(interval(2,8))                                whole numbers, both ends included
+tag(log,interval(1e-4,1e-1))                      uniform in the logarithm
 """
 
 from __future__ import annotations

@@ -36,7 +36,9 @@ class Study:
         try:
             url = URL.create("sqlite", database=str(path)).render_as_string(hide_password=False)
             storage = optuna.storages.RDBStorage(url)
-            self.study = optuna.create_study(study_name=NAME, storage=storage, direction="minimize", load_if_exists=True)
+            self.study = optuna.create_study(
+                study_name=NAME, storage=storage, direction="minimize", load_if_exists=True
+            )
             asked = self.study.get_trials(deepcopy=False)
         except (SQLAlchemyError, RuntimeError, AssertionError) as error:  # RuntimeError: the tables of another version
             raise Refused(
@@ -52,7 +54,8 @@ class Study:
     def check_installed() -> None:
         if find_spec("optuna") is None:
             raise Refused(
-                "hydra/sweeper=optuna needs Optuna, which is not installed: pip install -c constraints.txt -e '.[sweeps]'."
+                "hydra/sweeper=optuna needs Optuna, which is not installed: "
+                "pip install -c constraints.txt -e '.[sweeps]'."
             )
 
     def asked(self) -> int:

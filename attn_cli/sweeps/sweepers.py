@@ -39,6 +39,8 @@ class Planned(Sweeper):
     """What the sweepers share; `params` are swept keys of the configuration, which the command line overrides."""
 
     name: str
+    hydra_context: HydraContext
+    config: DictConfig
 
     def __init__(self, params: Mapping[str, str] | None = None) -> None:
         self.params = params or {}
@@ -174,7 +176,9 @@ def split(overrides: Mapping[str, Override], name: str) -> tuple[list[str], dict
     """(overrides that are the same in every job, swept overrides by key); raises Refused where nothing is swept."""
     swept = {key: override for key, override in overrides.items() if override.is_sweep_override()}
     if not swept:
-        raise Refused(f"hydra/sweeper={name} needs a key to search, such as 'optimizer.lr=tag(log,interval(1e-4,1e-2))'.")
+        raise Refused(
+            f"hydra/sweeper={name} needs a key to search, such as 'optimizer.lr=tag(log,interval(1e-4,1e-2))'."
+        )
     return [space.fixed(override) for override in overrides.values() if not override.is_sweep_override()], swept
 
 

@@ -514,6 +514,38 @@ def test_a_refused_job_of_a_sweep_leaves_the_others(attn):
     assert "1000" in done.stdout and "failed" in done.stdout
 
 
+# Row 12: a sweep that is killed goes on
+
+
+def test_a_killed_sweep_runs_only_what_is_missing_and_ends_as_if_it_had_not_been_killed(attn):
+    """Two jobs with the same settings and seed: the first is left alone, the second killed half-way and resumed."""
+    process = attn.start("train", "-m", *attn.small, "seed=3,3", "trainer.epochs=8", "trainer.threads=1")
+    assert process.stdout is not None and process.stderr is not None
+    for line in process.stdout:
+        if line.startswith("epoch   3/8") and len(attn.runs()) == 2:
+            process.kill()
+            break
+    process.stdout.close(), process.stderr.close()
+    assert process.wait() == -9
+    (sweep,) = (attn.folder / "outputs" / "sweeps").iterdir()
+    paths = sorted(sweep.glob("job-*.json"))
+    before = [json.loads(path.read_text()) for path in paths]
+    assert [job["status"] for job in before] == ["finished", "running"]
+    untouched = paths[0].read_bytes()
+
+    done = attn("train", "-m", f"resume_sweep={sweep.relative_to(attn.folder)}")
+    assert "1 of 2 jobs are done" in done.stdout and "job 2 of 2 (job-001.json), 1 done" in done.stdout
+    assert "epoch   1/8" not in done.stdout and "epoch   8/8" in done.stdout
+    assert paths[0].read_bytes() == untouched and len(attn.runs()) == 2
+    first, second = (json.loads(path.read_text()) for path in paths)
+    assert second["status"] == "finished" and second["run"] == before[1]["run"] != first["run"]
+    assert second["result"]["val_error"] == first["result"]["val_error"]
+    alone, killed = (
+        load(attn.folder / job["run"] / "checkpoints" / "last.ckpt")["state_dict"] for job in (first, second)
+    )
+    assert all(torch.equal(alone[name], killed[name]) for name in alone)
+
+
 # Helpers that could hide a fault
 
 

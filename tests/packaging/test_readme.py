@@ -44,8 +44,9 @@ def composing() -> list[list[str]]:
 def test_commands_compose(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """Each `attn` line is accepted up to the point where it would start; a sweep with the first of its values."""
     if "-m" in words:
-        firsts = (re.sub(r"=range\((\d+),\d+\)$", r"=\1", word) for word in words if word != "-m")
-        words = [re.sub(r"(=\d+)(,\d+)+$", r"\1", word) for word in firsts]
+        swept = [word for word in words if word != "-m" and not word.startswith(("hydra", "resume_sweep="))]
+        swept = [re.sub(r"=(?:tag\(log,)?(?:range|(?:int\()?interval)\(([^,]+),.*\)$", r"=\1", word) for word in swept]
+        words = [re.sub(r"(=\d+)(,\d+)+$", r"\1", word) for word in swept]
     assert cli.main([*words, "--cfg", "job"]) == 0, capsys.readouterr().err
 
 

@@ -18,7 +18,8 @@ def test_the_wheel_holds_the_package_and_conf_and_nothing_else(wheel: Path, repo
     package = repository / "attn_cli"
     code = {p.relative_to(repository).as_posix() for p in (*package.rglob("*.py"), *package.rglob("*.json"))}
     conf = {f"attn_cli/{path.relative_to(repository).as_posix()}" for path in (repository / "conf").rglob("*.yaml")}
-    assert names == code | conf
+    plugins = {path.relative_to(repository).as_posix() for path in (repository / "hydra_plugins").rglob("*.py")}
+    assert names == code | conf | plugins and len(plugins) == 1  # hydra_plugins is a namespace that packages share
 
 
 def test_the_wheel_names_licence_python_and_command(wheel: Path) -> None:
@@ -40,6 +41,9 @@ def test_the_wheel_trains_and_evaluates_from_another_folder(
     assert result["commit"] is None  # a wheel is no checkout
     assert "digits" in attn("eval", "--mc-samples", "2").stdout
     assert json.loads((run / "evaluation-test-mc2.json").read_text())["mc_samples"] == 2
+    # The sweepers are found, too.
+    sweep = ["-m", "hydra/sweeper=random", "hydra.sweeper.n_trials=1", "model.sigma=interval(0.1,0.2)"]
+    assert "job 1 of 1" in attn("train", "trainer=smoke", *sweep).stdout
     # Nothing beside the runs, the data folder and the package's own __pycache__ was written.
     assert {path.name for path in tmp_path.iterdir()} == {"outputs"}
     assert (data_root / "digits.h5").is_file()

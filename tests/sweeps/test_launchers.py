@@ -1,0 +1,74 @@
+"""Jobs in processes of their own: joblib, submitit on this machine, and what Slurm would be asked for."""
+
+from __future__ import annotations
+
+import os
+from importlib.util import find_spec
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from attn_cli.commands import entry
+
+CORES = len(os.sched_getaffinity(0))
+
+
+def threads(work, seed: int) -> str:
+    return (work.folder / f"threads-{seed}.txt").read_text()
+
+
+def test_joblib_shares_the_processor_and_a_killed_job_is_resumable(work) -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    work.fates(s3="kill")
+    done = work.process("seed=1,2,3,4", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    assert done.returncode == 1, done.stderr
+    assert "The sweep broke off: TerminatedWorkerError" in done.stderr
+    share = max(1, CORES // 2)
+    assert threads(work, 1) == f"{share} {share}"
+    unfinished = {job["overrides"][0] for job in work.jobs() if job["status"] != "finished"}
+    assert "seed=3" in unfinished
+    work.fates()
+    work.ran()
+    resumed = work.process(f"resume_sweep={work.sweep()}", "hydra/launcher=basic")
+    assert resumed.returncode == 0, resumed.stderr
+    assert [job["status"] for job in work.jobs()] == ["finished"] * 4
+    assert len(work.ran()) <= 3
+
+
+def test_threads_that_a_person_set_are_left_alone(work) -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    words = ["seed=1,2", "trainer.threads=3", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    assert work.process(*words, OMP_NUM_THREADS="5").returncode == 0
+    assert threads(work, 1) == "3 5"
+
+
+def test_submitit_on_this_machine(work) -> None:
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    work.fates(s2="fail")
+    done = work.process("seed=1,2", "hydra/launcher=submitit_local")
+    assert done.returncode == 1, done.stderr
+    assert f"What the jobs print is in {work.sweep()}/.submitit" in done.stdout
+    assert [job["status"] for job in work.jobs()] == ["finished", "failed"]
+    assert {job["pid"] for job in work.jobs()}.isdisjoint({os.getpid()})
+    share = max(1, CORES // 2)
+    assert threads(work, 1) == f"{share} {share}"
+
+
+def test_slurm_is_asked_for_what_the_configuration_says() -> None:
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    with initialize_config_dir(str(entry.conf_folder()), version_base="1.3"):
+        words = ["hydra/launcher=slurm", "hydra.launcher.partition=gpu", "hydra.launcher.gpus_per_node=1"]
+        launcher = compose("train", overrides=words, return_hydra_config=True).hydra.launcher
+    assert launcher._target_.endswith(".SlurmLauncher")
+    assert (launcher.partition, launcher.gpus_per_node, launcher.cpus_per_task) == ("gpu", 1, 4)
+    assert (launcher.timeout_min, launcher.array_parallelism, launcher.max_num_timeout) == (1440, 16, 0)
+
+
+def test_a_launcher_that_is_not_installed_names_the_extra(work, capsys) -> None:
+    if find_spec("hydra_plugins.hydra_submitit_launcher"):
+        pytest.skip("it is installed")
+    assert work("seed=1,2", "hydra/launcher=slurm") == 1
+    assert capsys.readouterr().err == (
+        "attn train: hydra/launcher=submitit_slurm needs a package that is not installed: "
+        "pip install -c constraints.txt -e '.[sweeps]'.\n"
+    )

@@ -1,0 +1,108 @@
+"""What a sweep comes to: the best command, the picture per key, the progress over all jobs."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from attn_cli.pictures import sweep_axes
+from attn_cli.sweeps import jobs, plan, report
+
+
+def job(number: int, words: list[str], error: float | None = None, status: str = "finished", **more: Any) -> dict:
+    result = {} if error is None else {"result": {"val_error": error, "test_error": 99 - error, "seconds": 1.0}}
+    return {"job": number, "overrides": words, "status": status, "seconds": 60.0, **result, **more}
+
+
+def sweep(total: int = 4, flags: tuple[str, ...] = ()) -> plan.Plan:
+    return plan.Plan("train", flags, (), "grid", (), (), total)
+
+
+def test_the_best_setting_is_by_its_mean_over_seeds_and_its_job_by_its_own_error() -> None:
+    """glimpses=2 has the luckiest seed; glimpses=4 is better on average. The test error chooses nothing."""
+    found = [
+        job(0, ["glimpses.count=2", "seed=0"], 1.0),
+        job(1, ["glimpses.count=2", "seed=1"], 9.0),
+        job(2, ["glimpses.count=4", "seed=0"], 3.0),
+        job(3, ["glimpses.count=4", "seed=1"], 2.0),
+    ]
+    assert report.best_command(sweep(), found) == "attn train glimpses.count=4 seed=1"
+
+
+def test_the_best_command_can_be_pasted_and_names_threads_and_folders() -> None:
+    words = ["data.path=my photos", "model.filters=[8,16,32]"]
+    best = job(0, words, 1.0)
+    best["result"]["threads"] = 2
+    command = report.best_command(sweep(flags=("--config-dir", "my conf")), [best])
+    assert command is not None
+    assert shlex.split(command) == ["attn", "train", "--config-dir", "my conf", *words, "trainer.threads=2"]
+    best["overrides"] = ["trainer.threads=1"]
+    assert report.best_command(sweep(), [best]) == "attn train trainer.threads=1"
+
+
+def test_without_a_validation_error_there_is_no_best() -> None:
+    assert report.best_command(sweep(), [job(0, ["seed=0"], float("nan")), job(1, ["seed=1"], status="failed")]) is None
+
+
+def rows(*jobs_: tuple[dict[str, str], float | None]) -> list[dict[str, Any]]:
+    return [{"overrides": overrides, "val_error": error} for overrides, error in jobs_]
+
+
+def test_a_panel_for_each_key_that_was_swept() -> None:
+    """A key whose other values all failed has no panel; decades are drawn logarithmically, names side by side."""
+    found = rows(
+        ({"lr": "0.001", "sigma": "0.1", "model": "ram", "data": "mnist", "seed": "1"}, 3.0),
+        ({"lr": "0.1", "sigma": "0.3", "model": "ram_lstm", "data": "mnist", "seed": "1"}, 2.0),
+        ({"lr": "0.01", "sigma": "0.2", "model": "ram", "data": "mnist", "seed": "1"}, 4.0),
+        ({"lr": "0.01", "sigma": "0.2", "model": "ram", "data": "mnist", "seed": "2"}, None),
+    )
+    assert sweep_axes.keys(found) == ["lr", "sigma", "model"]
+    lr, sigma, model = sweep_axes.axes_figure(found).axes
+    assert [panel.get_xlabel() for panel in (lr, sigma, model)] == ["lr", "sigma", "model"]
+    assert (lr.get_xscale(), sigma.get_xscale(), model.get_xscale()) == ("log", "linear", "linear")
+    assert [label.get_text() for label in model.get_xticklabels()] == ["ram", "ram_lstm"]
+    points, best = lr.get_lines()[-2:]
+    assert points.get_xydata().tolist() == [[0.001, 3.0], [0.1, 2.0], [0.01, 4.0]]
+    assert best.get_xydata().tolist() == [[0.1, 2.0]]
+    means = model.get_lines()[0]
+    assert means.get_xydata().tolist() == [[0, 3.5], [1, 2.0]]
+
+
+def test_many_keys_take_several_lines_and_make_a_picture(tmp_path: Path) -> None:
+    found = rows(*(({f"key{i}": str(i + j) for i in range(6)}, float(j)) for j in range(1, 3)))
+    figure = sweep_axes.axes_figure(found)
+    assert sum(panel.axison for panel in figure.axes) == 6
+    path = sweep_axes.draw(found, tmp_path / "axes.png")
+    assert path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("statuses", "expected"),
+    [
+        (["running"], "1 of 12 (job-000.json)"),
+        (["finished", "failed", "running"], "3 of 12 (job-002.json), 1 done, 1 failed, about 10 min left"),
+        # two at once: half the time
+        (["finished", "finished", "running", "running"], "4 of 12 (job-003.json), 2 done, about 5 min left"),
+    ],
+)
+def test_progress_over_the_whole_sweep(tmp_path: Path, statuses: list[str], expected: str) -> None:
+    plan.begin(tmp_path, sweep(total=12))
+    for number, status in enumerate(statuses):
+        jobs.write(tmp_path, job(number, ["seed=0"], status=status))
+    assert jobs.progress(tmp_path, len(statuses) - 1) == expected
+
+
+def test_a_foreign_sweeper_has_no_total(tmp_path: Path) -> None:
+    jobs.write(tmp_path, job(0, ["seed=0"], status="running"))
+    assert jobs.progress(tmp_path, 0) == "1 (job-000.json)"
+
+
+def test_the_table_and_labels_leave_out_what_is_the_same_in_all_jobs(work, capsys) -> None:
+    assert work("seed=1,2", "model.sigma=0.2", "trainer.epochs=3") == 0
+    assert "model.sigma" not in capsys.readouterr().out.partition("\nSweep\n")[2].partition("Best")[0]
+    assert "model.sigma" in (work.sweep() / "results.csv").read_text()
+    assert json.loads((work.sweep() / "sweep.json").read_text())["total"] == 2

@@ -1,0 +1,120 @@
+"""Optuna's study in the sweep's folder: resumed after a kill, told once, refused if of another version."""
+
+from __future__ import annotations
+
+import sqlite3
+
+import pytest
+
+from attn_cli.sweeps import study
+
+WORDS = ("hydra/sweeper=optuna", "optimizer.lr=tag(log,interval(1e-4,1e-1))", "glimpses=range(2,9,3)", "seed=7,8")
+
+
+@pytest.fixture
+def optuna():
+    return pytest.importorskip("optuna")
+
+
+def trials(work, optuna) -> list:
+    storage = optuna.storages.RDBStorage(f"sqlite:///{work.sweep()}/study.db")
+    return optuna.load_study(study_name=study.NAME, storage=storage).get_trials()
+
+
+def test_trials_are_jobs_and_are_told_their_validation_error(work, optuna) -> None:
+    assert work(*WORDS, "model.sigma=0.2", "hydra.sweeper.n_trials=3", "hydra.sweeper.n_jobs=2") == 0
+    found = trials(work, optuna)
+    assert len(found) == len(work.jobs()) == 3
+    for trial, job in zip(found, work.jobs(), strict=True):
+        assert trial.value == pytest.approx(job["result"]["val_error"])
+        words = dict(word.split("=") for word in job["overrides"])
+        assert words["model.sigma"] == "0.2" and words["seed"] == trial.params["seed"]
+        assert float(words["optimizer.lr"]) == pytest.approx(trial.params["optimizer.lr"], rel=1e-5)
+        assert int(words["glimpses.count"]) == trial.params["glimpses.count"] in (2, 5, 8)
+
+
+def test_a_study_that_was_broken_off_goes_on_as_if_nothing_had_happened(work, optuna) -> None:
+    assert work(*WORDS[:3], "seed=1,2,3,4,5", "hydra.sweeper.n_trials=4") == 0
+    whole = [job["overrides"] for job in work.jobs()]
+    work.sweep().rename(work.folder / "whole")
+    seed = whole[2][-1].partition("=")[2]
+    work.fates(**{f"s{seed}": "stop"})
+    assert work(*WORDS[:3], "seed=1,2,3,4,5", "hydra.sweeper.n_trials=4") == 130
+    work.fates()
+    work.ran()
+    before = len([job for job in work.jobs() if job["status"] == "finished"])
+    assert work(f"resume_sweep={work.sweep()}") == 0
+    assert [job["overrides"] for job in work.jobs()] == whole
+    assert len(work.ran()) == 4 - before
+    assert [trial.state.name for trial in trials(work, optuna)] == ["COMPLETE"] * 4
+
+
+def test_a_trial_that_failed_is_run_again_and_one_that_is_no_number_is_not(work, optuna) -> None:
+    words = ["hydra/sweeper=optuna", "seed=1", "glimpses=2,3", "hydra.sweeper.n_trials=1"]
+    work.fates(s1="fail")
+    assert work(*words) == 1
+    assert [trial.state.name for trial in trials(work, optuna)] == ["RUNNING"]
+    work.fates(s1="nan")
+    assert work(f"resume_sweep={work.sweep()}") == 0
+    assert [trial.state.name for trial in trials(work, optuna)] == ["FAIL"]
+    work.ran()
+    assert work(f"resume_sweep={work.sweep()}") == 0
+    assert work.ran() == []
+
+
+def test_a_result_that_was_not_told_before_the_kill_is_told_later(work, optuna) -> None:
+    assert work(*WORDS, "hydra.sweeper.n_trials=2") == 0
+    with sqlite3.connect(work.sweep() / "study.db") as base:
+        base.execute("UPDATE trials SET state = 'RUNNING' WHERE number = 1")
+        base.execute("DELETE FROM trial_values WHERE trial_id = (SELECT trial_id FROM trials WHERE number = 1)")
+    work.ran()
+    assert work(f"resume_sweep={work.sweep()}") == 0
+    assert work.ran() == []
+    assert trials(work, optuna)[1].value == pytest.approx(work.jobs()[1]["result"]["val_error"])
+
+
+def test_a_study_of_another_version_is_refused(work, optuna, capsys) -> None:
+    assert work(*WORDS, "hydra.sweeper.n_trials=1") == 0
+    with sqlite3.connect(work.sweep() / "study.db") as base:
+        base.execute("UPDATE alembic_version SET version_num = 'v0.9.0.a'")
+    capsys.readouterr()
+    assert work(f"resume_sweep={work.sweep()}") == 1
+    error = capsys.readouterr().err
+    assert f"study.db is not a study that optuna {optuna.__version__} reads" in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("content", [b"no database at all, but long enough to be one" * 30, b"SQLite format 3\0"])
+def test_a_damaged_study_is_refused(work, optuna, capsys, content: bytes) -> None:
+    assert work(*WORDS, "hydra.sweeper.n_trials=1") == 0
+    (work.sweep() / "study.db").write_bytes(content)
+    capsys.readouterr()
+    assert work(f"resume_sweep={work.sweep()}") == 1
+    error = capsys.readouterr().err
+    assert "is not a study that optuna" in error and error.count("\n") == 1
+
+
+def test_a_study_of_other_keys_is_refused(work, optuna, capsys) -> None:
+    assert work(*WORDS, "hydra.sweeper.n_trials=1") == 0
+    study_of_lr = (work.sweep() / "study.db").read_bytes()
+    work.sweep().rename(work.folder / "other")
+    assert work("hydra/sweeper=optuna", "model.sigma=interval(0.1,0.2)", "hydra.sweeper.n_trials=1") == 0
+    (work.sweep() / "study.db").write_bytes(study_of_lr)
+    capsys.readouterr()
+    assert work(f"resume_sweep={work.sweep()}") == 1
+    assert "is a study of other keys or values than this sweep" in capsys.readouterr().err
+
+
+def test_other_words_are_another_search(work, optuna, capsys) -> None:
+    assert work(*WORDS, "hydra.sweeper.n_trials=1") == 0
+    assert work(*WORDS[:3], "hydra.sweeper.n_trials=1", f"resume_sweep={work.sweep()}") == 1
+    assert "(seed=7,8 only there)" in capsys.readouterr().err
+
+
+def test_without_optuna_the_extra_is_named_and_nothing_is_left(work, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(study, "find_spec", lambda name: None)
+    assert work(*WORDS) == 1
+    assert capsys.readouterr().err == (
+        "attn train: hydra/sweeper=optuna needs Optuna, which is not installed: "
+        "pip install -c constraints.txt -e '.[sweeps]'.\n"
+    )
+    assert not (work.folder / "outputs").exists()
