@@ -30,7 +30,7 @@ SVHN = ("svhn", "svhn_110", "svhn_64", "svhn_128")
 PAIRS = ("mnist_pairs", "digits_pairs", "mnist_sum", "digits_sum")
 SEQUENCES = ("mnist_sequence", "mnist_sequence_110", "digits_sequence", "digits_sequence_110")
 HOUSE_NUMBERS = ("house_numbers", "house_numbers_110")
-CONVNETS = ("convnet_64_64_64_512", "convnet_10", "convnet_10_small", "convnet_5", "convnet_bn")
+CONVNETS = ("convnet_64_64_64_512", "convnet_10", "convnet_10_small", "convnet_5", "convnet_bn", "convnet_1", "fc")
 MODELS: dict[str, str] = {
     **dict.fromkeys(("ram", "ram_lstm"), "attn_cli.models.ram:RAM"),
     **dict.fromkeys(("dram", "dram_small", "dram_mnist"), "attn_cli.models.dram:DRAM"),

@@ -1,9 +1,11 @@
-"""Convolutional networks that the attention models are compared with: they see the whole image at once.
+"""Feed-forward networks that the attention models are compared with: they see the whole image at once.
 
-Implemented: the ConvNet 64-64-64-512 of Table 2 and the 10-layer ConvNet of Tables 3 to 6 of Ba et al. 2015 (arXiv
-1412.7755, sections 4.2 and 4.3), the latter after Goodfellow et al. 2013 (arXiv 1312.6082) with a head for each
-position of a sequence; any other stack of convolutions and fully-connected layers, with batch normalisation or not;
-the first sets of convolution, ReLU and pooling of such a network as the fixed trunk of another model.
+Implemented: the fully-connected networks and the ConvNet of one convolution of Tables 1 and 2 of Mnih et al. 2014
+(arXiv 1406.6247, section 4.1); the ConvNet 64-64-64-512 of Table 2 and the 10-layer ConvNet of Tables 3 to 6 of Ba et
+al. 2015 (arXiv 1412.7755, sections 4.2 and 4.3), the latter after Goodfellow et al. 2013 (arXiv 1312.6082) with a head
+for each position of a sequence; any other stack of convolutions (or none) and fully-connected layers, with batch
+normalisation or not; the first sets of convolution, ReLU and pooling of such a network as the fixed trunk of another
+model.
 
 Choices that the papers leave open:
  1. 64-64-64-512 is read as three convolutions of 64 filters, 5x5, 3x3 and 3x3 like those of the glimpse network, each
@@ -16,6 +18,8 @@ Choices that the papers leave open:
  5. An image of another size than that of the training is resized to it by area and bilinear interpolation ("resize" in
     Table 4).
  6. Batch normalisation comes between a convolution and its ReLU; the convolution keeps its bias.
+ 7. The one convolution of Mnih et al. has 8 filters in the captions and 16 in the text. With 8 the network has as many
+    parameters as RAM, which the paper says it has; 16 is an experiment of its own.
 
 Legend: B images, M paths (1 by nature), R = M·B rows, S targets, K classes, C channels, H, W.
 """

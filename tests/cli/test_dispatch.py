@@ -148,7 +148,7 @@ def test_help_of_a_command_is_ours(capsys: pytest.CaptureFixture[str]) -> None:
     assert left.value.code == 0
     help_text = capsys.readouterr().out
     assert "attn train -m glimpses=2,4,6 seed=1,2" in help_text
-    assert "model: convnet_10, convnet_10_small, convnet_5, convnet_64_64_64_512, convnet_bn, " in help_text
+    assert "model: convnet_1, convnet_10, convnet_10_small, convnet_5, convnet_64_64_64_512, convnet_bn, " in help_text
     assert "Powered by Hydra" not in help_text
 
 

@@ -30,7 +30,19 @@ GROUPS = {
 }
 FLAT = {command.config_name: command.config for command in entry.HYDRA_COMMANDS.values() if command.name != "train"}
 CELLS = [name for name in choices(CONF, "experiment") if name != "demo"]  # which is no cell of a paper
-EXPERIMENTS = [name for name in CELLS if name.startswith("ram/")]
+BASELINES = {  # of RAM: published error in %, model, data, height of the images, the widths that make the cell
+    "ram/table1a_fc256": (1.35, "fc", "mnist", 28, {"hidden": (256, 256)}),
+    "ram/table1b_fc64": (7.56, "fc", "translated_mnist", 60, {"hidden": (64, 64)}),
+    "ram/table1b_fc256": (3.7, "fc", "translated_mnist", 60, {"hidden": (256, 256)}),
+    "ram/table1b_conv": (2.31, "convnet_1", "translated_mnist", 60, {"filters": (8,), "hidden": (256,)}),
+    "ram/table1b_conv_16": (2.31, "convnet_1", "translated_mnist", 60, {"filters": (16,), "hidden": (256,)}),
+    "ram/table2a_fc64": (28.96, "fc", "cluttered_mnist", 60, {"hidden": (64, 64)}),
+    "ram/table2a_fc256": (13.2, "fc", "cluttered_mnist", 60, {"hidden": (256, 256)}),
+    "ram/table2a_conv": (7.83, "convnet_1", "cluttered_mnist", 60, {"filters": (8,), "hidden": (256,)}),
+    "ram/table2b_conv": (16.51, "convnet_1", "cluttered_mnist_100", 100, {"filters": (8,), "hidden": (86,)}),
+}
+PIECES = {"mnist": 0, "translated_mnist": 0, "cluttered_mnist": 4, "cluttered_mnist_100": 8}
+EXPERIMENTS = [name for name in CELLS if name.startswith("ram/") and name not in BASELINES]
 DRAM = {  # published error in %, model, data, glimpses per target, and what else makes the cell
     "dram/first_digit": (None, "dram_mnist", "cluttered_mnist_100", 4, {}),
     "dram/near_pairs": (None, "dram_mnist", "mnist_pairs", 4, {}),
@@ -221,6 +233,20 @@ def test_experiment_headers_quote_the_paper(name: str) -> None:
     assert (float(quoted[2]) if quoted[2] else None) == nips
 
 
+@pytest.mark.parametrize("name", BASELINES)
+def test_baselines_of_ram(name: str) -> None:
+    published, model, data, height, widths = BASELINES[name]
+    config = composed(f"experiment={name}")
+    assert (config.experiment, config.model.name, config.data.name) == (name, model, data)
+    assert (config.data.height, config.data.pieces) == (height, {"c": 4, "m": 0, "t": 0}[data[0]] * height // 50)
+    assert {key: getattr(config.model, key) for key in widths} == widths
+    assert config.model.dropout == 0
+    header = (CONF / "experiment" / f"{name}.yaml").read_text(encoding="utf-8").partition("defaults:")[0]
+    for part in ("# paper: ", "# table: ", "# time: ", f"# command: attn train experiment={name}\n"):
+        assert part in header
+    assert f"# published: {published} % (arXiv 1406.6247); no NIPS" in header
+
+
 def test_every_cell_of_dram_is_listed() -> None:
     assert sorted(DRAM) == sorted(name for name in CELLS if name.startswith("dram/"))
 
@@ -242,7 +268,7 @@ def test_cells_of_dram(name: str) -> None:
 
 
 def test_every_cell_is_of_a_known_paper() -> None:
-    assert sorted([*EXPERIMENTS, *DRAM, *SOFT_RAM, *RSAM, *BIRDS]) == sorted(CELLS)
+    assert sorted([*EXPERIMENTS, *BASELINES, *DRAM, *SOFT_RAM, *RSAM, *BIRDS]) == sorted(CELLS)
 
 
 @pytest.mark.parametrize("name", SOFT_RAM)

@@ -9,8 +9,8 @@ import pytest
 from attn_cli import cli
 
 MODELS = (
-    "convnet_10, convnet_10_small, convnet_5, convnet_64_64_64_512, convnet_bn, dram, dram_mnist, dram_small, "
-    "draw_reader, ram, ram_lstm, rsam, …"  # the first twelve
+    "convnet_1, convnet_10, convnet_10_small, convnet_5, convnet_64_64_64_512, convnet_bn, dram, dram_mnist, "
+    "dram_small, draw_reader, fc, ram, …"  # the first twelve
 )
 
 

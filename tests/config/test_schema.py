@@ -100,8 +100,8 @@ def test_every_number_is_bounded() -> None:
         (
             "model.name",
             "os:system",
-            "model=os:system is not available. Valid: convnet_10, convnet_10_small, convnet_5, convnet_64_64_64_512, "
-            "convnet_bn, dram, dram_mnist, dram_small, draw_reader, ram, ram_lstm, rsam, ….",
+            "model=os:system is not available. Valid: convnet_1, convnet_10, convnet_10_small, convnet_5, "
+            "convnet_64_64_64_512, convnet_bn, dram, dram_mnist, dram_small, draw_reader, fc, ram, ….",
         ),
         ("model", "ram", "model must be a group of keys, not 'ram'."),
         ("trainr", {}, "trainr is not a known key. Did you mean 'trainer'?"),

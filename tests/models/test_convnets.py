@@ -6,13 +6,15 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from attn_cli.config.schema import Config, ConvNet, load
+from attn_cli.config.schema import Config, ConvNet, Glimpses, Ram, Scales, load
 from attn_cli.errors import Refused
 from attn_cli.learning.objectives import supervised
 from attn_cli.models import convnets
+from attn_cli.models.ram import RAM
 from attn_cli.models.rollout import draw_noise, rollout
 
 TINY = {"filters": (4, 6), "kernels": (5, 3), "strides": (1, 2), "pools": (3, 2), "hidden": (16, 12), "dropout": 0.0}
+SETS = ("kernels", "strides", "pools")  # with a number for each convolution
 TARGETS = torch.tensor([[3, 10, -1], [1, 2, 10], [9, 10, -1], [0, 0, 10]])
 
 
@@ -41,13 +43,40 @@ def test_the_ten_layers_have_the_size_of_table_5(side, parameters, adds):
     assert sum(isinstance(layer, torch.nn.Dropout) for layer in model.layers) == 10
 
 
+@pytest.mark.parametrize(
+    ("side", "changes", "layers"),
+    [
+        (60, {"filters": (), "hidden": (64, 64)}, [3600 * 64 + 64, 64 * 64 + 64, 64 * 10 + 10]),
+        (28, {"filters": (), "hidden": (256, 256)}, [784 * 256 + 256, 256 * 256 + 256, 256 * 10 + 10]),
+        (60, {"filters": (8,), "hidden": (256,)}, [8 * 100 + 8, 11 * 11 * 8 * 256 + 256, 256 * 10 + 10]),
+        (60, {"filters": (16,), "hidden": (256,)}, [16 * 100 + 16, 11 * 11 * 16 * 256 + 256, 256 * 10 + 10]),
+        (100, {"filters": (8,), "hidden": (86,)}, [8 * 100 + 8, 19 * 19 * 8 * 86 + 86, 86 * 10 + 10]),
+    ],
+)
+def test_the_baselines_of_ram_have_the_papers_layers(side, changes, layers):
+    sets = {"kernels": (10,), "strides": (5,), "pools": (1,)} if changes["filters"] else dict.fromkeys(SETS, ())
+    model = make(side, side, length=0, padding=False, pool_padding=0, **sets, **changes)
+    built = [layer for layer in model.layers if isinstance(layer, (torch.nn.Conv2d, torch.nn.Linear))]
+    assert [sum(p.numel() for p in layer.parameters()) for layer in [*built, model.output]] == layers
+
+
+def test_as_many_parameters_as_ram():
+    """All but the big fully-connected network have roughly the same number (captions of Tables 1 and 2)."""
+    ram = RAM(Ram(baseline="learned"), Glimpses(6, 12), Scales(3), channels=1, classes=10)
+    size = sum(p.numel() for p in ram.parameters())
+    for side, filters, hidden in ((60, (), (64, 64)), (60, (8,), (256,)), (100, (8,), (86,))):
+        one = {"kernels": (10,), "strides": (5,), "pools": (1,)} if filters else dict.fromkeys(SETS, ())
+        model = make(side, side, length=0, padding=False, pool_padding=0, filters=filters, hidden=hidden, **one)
+        assert sum(p.numel() for p in model.parameters()) == pytest.approx(size, rel=0.2)
+
+
 @pytest.mark.parametrize("length", [0, 2])
 @pytest.mark.parametrize(
     "changes", [{}, {"padding": False, "pool_padding": 1}, {"filters": (), "hidden": (8, 8)}, {"norm": True}]
 )
 def test_multiply_adds_against_torch(changes, length):
     if changes.get("filters") == ():
-        changes = {**changes, "kernels": (), "strides": (), "pools": ()}
+        changes = {**changes, **dict.fromkeys(SETS, ())}
     model = make(length=length, **changes)
     with FlopCounterMode(display=False) as counter:
         logits, _ = run(model, images())
@@ -118,7 +147,7 @@ def test_objective_by_hand():
     )
 
 
-@pytest.mark.parametrize("key", ["kernels", "strides", "pools"])
+@pytest.mark.parametrize("key", SETS)
 def test_lists_of_unequal_length_are_refused(key):
     with pytest.raises(Refused, match=f"model.{key} must have a number for each of the 8"):
         load({"model": {"name": "convnet_10", key: [1, 2]}, "data": {"name": "mnist"}})
