@@ -39,6 +39,7 @@ from attn_cli.errors import Refused
 from attn_cli.glimpses.retina import Canvas
 from attn_cli.models.dram import rectified
 from attn_cli.models.model import GlimpseModel
+from attn_cli.models.parts import Part
 
 
 @dataclass(frozen=True)
@@ -170,6 +171,13 @@ class ConvNet(GlimpseModel):
     def classify(self, hidden: Tensor) -> Tensor:
         return hidden
 
-    def multiply_adds(self, training: bool = False) -> int:
-        """Of one image with all its targets; in training without the gradient to pixels."""
-        return 3 * sum(self.adds) - self.adds[0] if training else sum(self.adds)
+    def parts(self, targets: float | None = None) -> list[Part]:
+        """All answers are given at once, however many there are."""
+        count = len(self.config.filters)
+        kinds = {
+            "convolutions": self.adds[:count],
+            "fully-connected layers": self.adds[count:-1],
+            "output": self.adds[-1:],
+        }
+        found = [Part(name, sum(adds), shared=True) for name, adds in kinds.items() if adds]
+        return [replace(found[0], spared=self.adds[0]), *found[1:]]

@@ -39,6 +39,7 @@ from attn_cli.config.schema import Glimpses, Scales
 from attn_cli.errors import Refused
 from attn_cli.glimpses.retina import Canvas, Retina
 from attn_cli.models.model import GlimpseModel
+from attn_cli.models.parts import Part
 
 L = TypeVar("L", nn.Linear, nn.Conv2d)
 
@@ -255,21 +256,22 @@ class DRAM(GlimpseModel):
         """Predicted reward (…) of an upper state (eq. 12); never sends gradient into it."""
         return self.baseline_network(hidden.detach())[..., 0]
 
-    def multiply_adds(self, training: bool = False) -> int:
-        """Multiply-adds of one path through an image with all its targets, by the closed form: forward; or forward and
-        backward of a training step, in which each layer costs twice more but for gradients to pixels and locations.
-        """
+    def parts(self, targets: float | None = None) -> list[Part]:
         look, context = self.glimpse_network, self.context_network
-        steps = self.glimpses * self.targets
-        step = (
-            look.adds + self.lower.gates.weight.numel() + self.upper.gates.weight.numel() + self.emission_network.adds
-        )
-        forward = steps * step + self.targets * self.classification_network.adds + (context.adds if context else 0)
-        if not training:
-            return forward
-        ends = steps * look.first_adds + (context.convolutions.first_adds if context else 0)
-        judge = steps * self.baseline_network.weight.numel() if self.config.baseline == "learned" else 0
-        return 3 * forward - ends + 2 * judge
+        answers = self.targets if targets is None else targets
+        steps, judge = self.glimpses * answers, self.baseline_network.weight.numel()
+        found = [
+            Part("glimpse network", look.adds, steps, spared=steps * look.first_adds),
+            Part("lower LSTM", self.lower.gates.weight.numel(), steps),
+            Part("upper LSTM", self.upper.gates.weight.numel(), steps),
+            Part("emission network", self.emission_network.adds, steps),
+            Part("classification network", self.classification_network.adds, answers),
+        ]
+        if context is not None:
+            found.insert(0, Part("context network", context.adds, 1, context.convolutions.first_adds, shared=True))
+        if self.config.baseline == "learned":
+            found.append(Part("baseline", judge, steps, spared=steps * judge, training_only=True))
+        return found
 
 
 def check_glimpse_size(config: Dram | SoftRam, glimpses: Glimpses) -> None:

@@ -29,6 +29,7 @@ from attn_cli.glimpses.gaussian import Grid, boxes, extract
 from attn_cli.glimpses.retina import Canvas
 from attn_cli.models.dram import LSTM
 from attn_cli.models.model import GlimpseModel
+from attn_cli.models.parts import Part
 
 
 @dataclass(frozen=True)
@@ -105,13 +106,13 @@ class DrawReader(GlimpseModel):
         """Logits (…, K)."""
         return self.output(hidden)
 
-    def multiply_adds(self, training: bool = False) -> int:
-        """Multiply-adds of one path through an image by the closed form: forward; or forward and backward of a training
-        step, in which each layer costs twice more but for gradients to pixels and to the first state.
-        """
-        (height, width), g = self.image_size, self.size
+    def parts(self, targets: float | None = None) -> list[Part]:
+        (height, width), g, N = self.image_size, self.size, self.glimpses
         rows, columns = self.channels * height * width * g, self.channels * height * g * g  # products of the grid
         place = self.grid.weight.numel()
-        step = place + rows + columns + self.lstm.gates.weight.numel()
-        forward = self.glimpses * step + self.output.weight.numel()
-        return 3 * forward - self.glimpses * rows - place if training else forward
+        return [
+            Part("grid's place", place, N, spared=place),
+            Part("grid", rows + columns, N, spared=N * rows),
+            Part("LSTM", self.lstm.gates.weight.numel(), N),
+            Part("output", self.output.weight.numel()),
+        ]

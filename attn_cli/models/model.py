@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from attn_cli.errors import Refused
 from attn_cli.glimpses.retina import Retina
+from attn_cli.models.parts import Part, multiply_adds
 
 
 class GlimpseModel(nn.Module):
@@ -89,6 +90,12 @@ class GlimpseModel(nn.Module):
         seen: Tensor = state.patches
         return seen
 
+    def parts(self, targets: float | None = None) -> list[Part]:
+        """The networks of this model with what each costs, for an image of so many answers (a sequence's "no more" is
+        one; None: of as many as there can be).
+        """
+        raise TypeError(f"{type(self).__name__} has no parts")
+
     def multiply_adds(self, training: bool = False) -> int:
-        """Of one path through one image, by the closed form."""
-        raise TypeError(f"{type(self).__name__} has no multiply_adds")
+        """Of one path through one image with all its targets, by the closed form."""
+        return multiply_adds(self.parts(), training)

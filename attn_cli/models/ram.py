@@ -35,6 +35,7 @@ from attn_cli.config.schema import Glimpses, Ram, Scales
 from attn_cli.errors import Refused
 from attn_cli.glimpses.retina import Canvas, Retina
 from attn_cli.models.model import GlimpseModel
+from attn_cli.models.parts import Part
 
 
 @dataclass(frozen=True)
@@ -148,22 +149,17 @@ class RAM(GlimpseModel):
         """Predicted return (…) of a state; never sends gradient into the core."""
         return self.baseline_network(hidden.detach())[..., 0]
 
-    def multiply_adds(self, training: bool = False) -> int:
-        """Multiply-adds of one path through an image by the closed form: forward, or forward and backward of a
-        training step.
-
-        A layer costs its weight's size; its backward pass once more for the weight and, where gradient goes on,
-        once more for the input. The baseline network serves training only.
-        """
-        network = self.glimpse_network
-        first = (
-            network.what.weight.numel() + network.where.weight.numel()
-        )  # read pixels and locations: no gradient goes on
-        inner = network.combine.weight.numel() + self.core.weight.numel()
-        answer, moves = self.action_network.weight.numel(), 0 if self.config.policy == "random" else self.glimpses - 1
-        locate = moves * self.location_network.weight.numel()
-        if not training:
-            return self.glimpses * (first + inner) + locate + answer
-        judge = moves * self.baseline_network.weight.numel() if self.config.baseline == "learned" else 0
-        policy = 3 if self.config.policy_gradient == "full" else 2
-        return self.glimpses * (2 * first + 3 * inner) + policy * locate + 3 * answer + 2 * judge
+    def parts(self, targets: float | None = None) -> list[Part]:
+        N, network = self.glimpses, self.glimpse_network
+        first = network.what.weight.numel() + network.where.weight.numel()  # read pixels and locations
+        moves = 0 if self.config.policy == "random" else N - 1
+        locate, judge = self.location_network.weight.numel(), self.baseline_network.weight.numel()
+        found = [
+            Part("glimpse network", first + network.combine.weight.numel(), N, spared=N * first),
+            Part("core", self.core.weight.numel(), N),
+            Part("location network", locate, moves, moves * locate * (self.config.policy_gradient != "full")),
+            Part("action network", self.action_network.weight.numel()),
+        ]
+        if self.config.baseline == "learned":
+            found.append(Part("baseline", judge, moves, spared=moves * judge, training_only=True))
+        return found

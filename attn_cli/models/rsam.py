@@ -33,6 +33,7 @@ from attn_cli.config.schema import Glimpses, Scales
 from attn_cli.errors import Refused
 from attn_cli.glimpses.retina import Canvas
 from attn_cli.models.model import GlimpseModel
+from attn_cli.models.parts import Part
 
 REDUCED = 4  # channels that the down-sample network leaves
 DOWN = ((16, 5), (32, 5))  # filters and kernels of its convolutions
@@ -176,18 +177,20 @@ class RSAM(GlimpseModel):
             return log_p.sum(2)
         return torch.logsumexp(log_p, 2)
 
-    def multiply_adds(self, training: bool = False) -> int:
-        """Multiply-adds of one image by the closed form, of a training step without the gradient to pixels."""
-
+    def parts(self, targets: float | None = None) -> list[Part]:
         def cell(layer: nn.LSTMCell) -> int:
             return layer.weight_ih.numel() + layer.weight_hh.numel()
 
-        mask = self.mask[0].weight
+        mask, N = self.mask[0].weight, self.glimpses
         assert isinstance(mask, Tensor)
-        times = 2 if self.config.feedback else 1
-        step = times * cell(self.context) + mask.numel() + self.look_adds + cell(self.memory)
-        forward = self.down_adds + self.glimpses * (step + self.classifier.weight.numel())
-        return 3 * forward - self.down_first if training else forward
+        return [
+            Part("down-sample network", self.down_adds, 1, spared=self.down_first, shared=True),
+            Part("context memory", cell(self.context), 2 * N if self.config.feedback else N),
+            Part("mask", mask.numel(), N),
+            Part("glimpse network", self.look_adds, N),
+            Part("classification memory", cell(self.memory), N),
+            Part("classifier", self.classifier.weight.numel(), N),
+        ]
 
 
 def backbone(config: Rsam, channels: int, classes: int, height: int, width: int) -> tuple[nn.Module, int, int]:

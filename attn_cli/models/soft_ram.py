@@ -51,6 +51,7 @@ from attn_cli.glimpses.retina import Canvas
 from attn_cli.models.convnets import Trunk
 from attn_cli.models.dram import ContextNetwork, Convolutions, Head, check_glimpse_size, rectified, reversed_targets
 from attn_cli.models.model import GlimpseModel
+from attn_cli.models.parts import Part
 
 
 @dataclass(frozen=True)
@@ -246,22 +247,24 @@ class SoftRAM(GlimpseModel):
         """Labels as this reader answers them: a backward reader from right to left."""
         return reversed_targets(labels) if self.sequence and self.config.reader == "backward" else labels
 
-    def multiply_adds(self, training: bool = False) -> int:
-        """Multiply-adds of one path through an image with all its targets by the closed form: forward; or forward and
-        backward of a training step, in which each layer costs twice more but for gradients to pixels.
-        """
+    def parts(self, targets: float | None = None) -> list[Part]:
         (channels, height, width), g, context = self.shape, self.size, self.context_network
-        trunk = self.trunk.adds if self.trunk else 0  # forward alone, once an image
         rows, columns = channels * height * width * g, channels * height * g * g  # the two products of the grid
-        steps = self.glimpses * self.targets
-        step = self.look_adds + self.lower.adds + self.extraction.weight.numel()
-        step += self.upper.adds if self.upper else 0
-        guide = context.adds + self.context_gates.weight.numel() if context and self.context_gates else 0
-        answers = steps if self.every_step else self.targets
-        forward = steps * (step + rows + columns) + answers * self.classification_network.adds + guide
-        if not training:
-            return forward + trunk
-        return 3 * forward + trunk - steps * rows - (context.convolutions.first_adds if context else 0)
+        answers = self.targets if targets is None else targets
+        steps = self.glimpses * answers
+        found = [
+            Part("grid's place", self.extraction.weight.numel(), steps),
+            Part("grid", rows + columns, steps, spared=steps * rows),
+            Part("glimpse network", self.look_adds, steps),
+            Part("recurrence", self.lower.adds + (self.upper.adds if self.upper else 0), steps),
+            Part("classification network", self.classification_network.adds, steps if self.every_step else answers),
+        ]
+        if context is not None and self.context_gates is not None:
+            adds, first = context.adds + self.context_gates.weight.numel(), context.convolutions.first_adds
+            found.insert(0, Part("context network", adds, 1, spared=first, shared=True))
+        if self.trunk is not None:  # forward alone
+            found.insert(0, Part("trunk", self.trunk.adds, 1, spared=2 * self.trunk.adds, shared=True))
+        return found
 
 
 def enlargement(state: State) -> tuple[float, float]:

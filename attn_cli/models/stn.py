@@ -38,6 +38,7 @@ from attn_cli.errors import Refused
 from attn_cli.glimpses.retina import Canvas
 from attn_cli.models.dram import LARGE_CONTEXT, SMALLEST, ContextNetwork, Convolutions, Head
 from attn_cli.models.model import GlimpseModel
+from attn_cli.models.parts import Part
 from attn_cli.models.soft_ram import GRU
 
 PACE = 0.1  # see 3
@@ -137,18 +138,19 @@ class STN(GlimpseModel):
         """Logits (…, K) of a crop; with sequences K + 1, the last for "no more"."""
         return self.classification_network(hidden)
 
-    def multiply_adds(self, training: bool = False) -> int:
-        """Multiply-adds of one path through an image with all its targets, by the closed form: forward; or forward and
-        backward of a training step, in which each layer costs twice more but for gradients to pixels and to the first
-        state. Sampling is no product of matrices and counts nothing.
-        """
-        look, memory = self.convolutions.adds + self.transform.weight.numel(), self.recurrent
-        step = look + self.classification_network.adds + (memory.adds if memory is not None else 0)
-        forward = self.localisation.adds + self.targets * step
-        if not training:
-            return forward
-        first = memory.memory.weight.numel() if memory is not None else 0
-        return 3 * forward - self.localisation.convolutions.first_adds - first
+    def parts(self, targets: float | None = None) -> list[Part]:
+        """Sampling is no product of matrices and counts nothing."""
+        answers, memory = self.targets if targets is None else targets, self.recurrent
+        first, transform = self.localisation.convolutions.first_adds, self.transform.weight.numel()
+        found = [
+            Part("localisation network", self.localisation.adds, 1, spared=first, shared=True),
+            Part("transform", transform, answers),
+            Part("glimpse network", self.convolutions.adds, answers),
+            Part("classification network", self.classification_network.adds, answers),
+        ]
+        if memory is not None:
+            found.insert(1, Part("recurrence", memory.adds, answers, spared=memory.memory.weight.numel()))
+        return found
 
 
 def sample(images_RCHW: Tensor, theta_R23: Tensor, size: int) -> Tensor:
