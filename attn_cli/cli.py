@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, bool, tuple[str, ...]]] = {
     "data": ("list, prepare and inspect data sets", False, ("list", "prepare", "info")),
     "runs": ("list runs: model, data, error, time, status", False, ()),
     "reproduce": ("the papers' tables beside ours; runs what is missing", False, tuple(TABLES)),
+    "cost": ("parameters and multiply-adds of a model", True, ()),
     "bench": ("speed of the training step", True, ()),
 }
 

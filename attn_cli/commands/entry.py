@@ -53,6 +53,7 @@ HYDRA_COMMANDS = {
         HydraCommand("combine", "combine", schema.Combine, "attn_cli.commands.combine:run"),
         HydraCommand("attend", "attend", schema.Attend, "attn_cli.commands.attend:run"),
         HydraCommand("show", "show", schema.Show, "attn_cli.commands.show:run"),
+        HydraCommand("cost", "cost", schema.Cost, "attn_cli.commands.cost:run"),
         HydraCommand("bench", "bench", schema.Bench, "attn_cli.commands.bench:run"),
     )
 }

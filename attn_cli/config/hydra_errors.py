@@ -68,7 +68,7 @@ def groups(folder: Path) -> list[str]:
 def valid_keys(config: type, folder: Path) -> list[str]:
     """Full keys of a command's configuration, whichever data set is chosen, and its groups."""
     known = schema.keys(config)
-    if config is schema.Config:
+    if config in (schema.Config, schema.Cost):
         known += [*schema.keys(schema.Folder, "data"), *groups(folder)]
     return list(dict.fromkeys(known))
 

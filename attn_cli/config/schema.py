@@ -10,7 +10,7 @@ import dataclasses
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from attn_cli.config import registry
 from attn_cli.config.data_sections import (
@@ -205,6 +205,30 @@ class Bench:
     device: str = choice("auto", "auto", "cpu", "gpu")
 
 
+@dataclass(frozen=True)
+class Cost:
+    """`attn cost`: the sections that say what `attn train` would train, and what is counted."""
+
+    model: Ram | Dram | SoftRam | Rsam | DrawReader | Stn | ConvNet | Timm = field(default_factory=Ram)
+    data: AnyData = field(default_factory=lambda: Scenes(name="digits", source="digits"))
+    scales: Scales = field(default_factory=Scales)
+    glimpses: Glimpses = field(default_factory=Glimpses)
+    trainer: Trainer = field(default_factory=Trainer)  # costs nothing: experiments set it
+    optimizer: Optimizer = field(default_factory=Optimizer)  # likewise
+    experiment: str | None = None
+    run: str | None = None  # run folder whose model is counted
+    size: tuple[int, ...] | None = bounded(None, 1, WIDEST)  # pixels of the images, a side or height and width
+    samples: int = bounded(10, 1, 10_000)  # M, paths that are averaged
+    length: float | None = bounded(None, 0, WIDEST)  # labels expected in an image of a sequence
+    table: str | None = choice(None, "dram/5")
+    curve: str | None = None  # PNG file for the cost against the size of the image
+    output: str | None = None  # JSON file
+    device: str = choice("cpu", "auto", "cpu", "gpu")  # that times are measured on
+    threads: int | None = bounded(None, 1, 1024)
+
+
+S = TypeVar("S", Config, Cost)
+
 MODELS: dict[str, type] = {
     "ram": Ram,
     "ram_lstm": Ram,
@@ -232,19 +256,25 @@ PREPARED = (Scenes, Pairs, Sequences, Svhn, Cifar10, Cub200)  # made from files 
 
 def load(config: Any) -> Config:
     """The composed configuration (DictConfig or plain dict) as frozen dataclasses; raises Refused."""
+    return _load_sections(Config, config)
+
+
+def _load_sections(cls: type[S], config: Any) -> S:
     values = plain(config)
     sections = {}
     for kind, known in (("model", MODELS), ("data", DATA)):
         if kind not in values:
             raise Refused(f"{kind} must be chosen: write {kind}=NAME.{nearest('', registry.names(kind))}")
         sections[kind] = _named_section(kind, values[kind], known)
-    built = build(Config, values, given=sections)
+    built = build(cls, values, given=sections)
     _check_together(built)
     return built
 
 
 def load_as(cls: type[T], config: Any) -> T:
-    """Like `load`, for the flat configurations: Evaluate, McAverage, Show, Bench."""
+    """Like `load`, for the flat configurations: Evaluate, McAverage, Show, Bench; and Cost."""
+    if cls is Cost:
+        return cast(T, _load_sections(Cost, config))
     values = plain(config)
     given = {"data": _named_section("data", values["data"], DATA)} if cls is Evaluate and values.get("data") else {}
     built = build(cls, values, given=given)
@@ -309,7 +339,7 @@ def _named_section(kind: str, values: Any, known: Mapping[str, type], where: str
     return build(known.get(name) or registry.config_class(kind, name), values, where, given=within)
 
 
-def _check_together(config: Config) -> None:
+def _check_together(config: Config | Cost) -> None:
     """What no single key can be refused for."""
     model, trainer, optimizer, data = config.model, config.trainer, config.optimizer, config.data
     if isinstance(model, (Ram, Dram)) and model.baseline == "leave_one_out" and model.samples < 2:

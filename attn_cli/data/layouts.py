@@ -73,6 +73,12 @@ def _statistics() -> dict[str, np.ndarray]:
     return tables | {name: np.array(found[name]) for name in ("pitch", "offset", "height")}
 
 
+def mean_length() -> float:
+    """Digits that a number has on average."""
+    counts = np.diff(_statistics()["lengths"], prepend=0)
+    return float(counts @ np.arange(1, LONGEST + 1) / counts.sum())
+
+
 def draw(pool: Pool, size: tuple[int, int], random_crop: bool, count: int, *parts: int | str) -> Numbers:
     """`count` numbers in images of `size` pixels (height, width), a pure function of the arguments."""
     statistics = _statistics()

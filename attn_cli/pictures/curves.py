@@ -130,6 +130,37 @@ def mc_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
     return figure
 
 
+def cost_curves(rows: Sequence[Mapping[str, Any]], path: Path | str) -> Path:
+    """Multiply-adds and, where it was measured, time of one image against its side, a curve for each model, as a PNG.
+
+    Each row has `model`, `side` in pixels, `multiply_adds` and `seconds` (None: not measured). Returns the path.
+    """
+    return write(path, _png(cost_figure(rows)))
+
+
+def cost_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """The drawing of `cost_curves`."""
+    figure = _figure(2)
+    counted, timed = figure.subplots(1, 2)
+    models = list(dict.fromkeys(row["model"] for row in rows))
+    for ax, key, scale in ((counted, "multiply_adds", 1e-9), (timed, "seconds", 1e3)):
+        for model, colour in zip(models, (VALIDATION, REWARD), strict=False):
+            points = [(row["side"], row[key] * scale) for row in rows if row["model"] == model and row[key] is not None]
+            sides, values = [side for side, _ in points], [value for _, value in points]
+            ax.plot(sides, values, color=colour, label=model, marker="o", markersize=3.5, linewidth=1.6)
+    _dress(counted, "multiply-adds of an image", "side of the image (pixels)", "G")
+    _dress(timed, "time of an image", "side of the image (pixels)", "ms")
+    for ax in (counted, timed):
+        ax.set_xscale("log")
+        ax.set_yscale("log")
+        for axis in (ax.xaxis, ax.yaxis):
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axis.set_minor_formatter(NullFormatter())
+        ax.set_xticks([28, 54, 110, 256, 1000])
+    counted.legend(frameon=False, fontsize=9)
+    return figure
+
+
 def _learning_panel(ax: Axes, names: list[str], series: Mapping[str, Series]) -> None:
     labels = {"train_loss": "training loss", "reward": "reward", "train_error": "training", "val_error": "validation"}
     colours = {"train_loss": TRAIN, "reward": REWARD, "train_error": TRAIN, "val_error": VALIDATION}

@@ -167,6 +167,69 @@ def bench_table(rows: Iterable[Row]) -> Table:
     return table
 
 
+def parts_table(result: Row) -> Table:
+    """The networks of a model: `name`, `multiply_adds` of a call and `calls` along a path; see commands/cost.py."""
+    numeric = ["multiply-adds", "calls", "together"]
+    title = f"{result['model']}, {result['data']} {result['height']}×{result['width']}"
+    table = _table(title, ["part", *numeric], numeric=numeric)
+    for part in result["parts"]:
+        adds, calls = part["multiply_adds"], part["calls"]
+        name = part["name"] + (" (once an image)" if part["shared"] else "")
+        table.add_row(*(Text(cell) for cell in (name, f"{adds:,d}", f"{calls:g}", f"{round(adds * calls):,d}")))
+    return table
+
+
+def cost_table(result: Row) -> Table:
+    """What an image costs in all, along one path or several, with one reader or two; see commands/cost.py."""
+    numeric = ["paths", "parameters", "multiply-adds", "FLOPs", "trained"]
+    table = _table("One image", ["of", *numeric], numeric=numeric)
+    for row in result["totals"]:
+        what = row["what"] + (", forward and backward reader" if row["readers"] == 2 else "")
+        numbers = (row[key] for key in ("parameters", "multiply_adds", "flops", "training_multiply_adds"))
+        table.add_row(Text(what), Text(str(row["samples"])), *(Text(amount(number)) for number in numbers))
+    return table
+
+
+def curve_table(rows: Iterable[Row]) -> Table:
+    """Cost against the size of the image, a row for each model and size."""
+    numeric = ["side", "parameters", "multiply-adds", "ms an image"]
+    table = _table("Cost against the size of the image", ["model", *numeric], numeric=numeric)
+    for row in rows:
+        seconds = row["seconds"]
+        counts = (str(row["side"]), amount(row["parameters"]), amount(row["multiply_adds"]))
+        time = MISSING if seconds is None else f"{1e3 * seconds:,.1f}"
+        table.add_row(*(Text(cell) for cell in (row["model"], *counts, time)))
+    return table
+
+
+def cost_comparison(result: Row) -> Table:
+    """A published table of costs beside our numbers, cell by cell; see commands/cost.py."""
+    numeric = ["published", "ours"]
+    table = _table(f"{result['table']} ({result['paper']})", ["of", "images", "network", *numeric, ""], numeric=numeric)
+    for cell in result["cells"]:
+        if not cell["reproducible"]:
+            note = (
+                f"ours with M = {cell['samples']}; the text names none, {cell['passes']:.1f} passes: not reproducible"
+            )
+        elif cell["at_most"]:
+            note = "agrees" if cell["ours"] <= cell["published"] else "more"
+        else:
+            note = f"{100 * (cell['ours'] / cell['published'] - 1):+.0f} %"
+        published = ("≤ " if cell["at_most"] else "") + f"{cell['published']:g}"
+        side = f"{cell['size']}×{cell['size']}"
+        texts = (cell["quantity"], side, cell["column"], published, f"{cell['ours']:.3g}", note)
+        table.add_row(*(Text(text) for text in texts))
+    return table
+
+
+def amount(count: float) -> str:
+    """A large number with three digits: 11.3 M, 0.192 G as 192 M."""
+    for unit, letter in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if count >= unit:
+            return f"{count / unit:.3g}{letter}"
+    return f"{count:g}"
+
+
 def sweep_table(rows: Iterable[Row]) -> Table:
     """Mean ± standard deviation over the seeds of each setting, best validation error first; see `sweep_summary`."""
     summary = sweep_summary(rows)

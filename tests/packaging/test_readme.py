@@ -35,7 +35,7 @@ def composing() -> list[list[str]]:
     found = []
     for line in commands():
         words = shlex.split(line)[1:]
-        if words[0] in ("train", "eval", "mc-average", "show", "bench") and "calm_ram" not in line:
+        if words[0] in ("train", "eval", "mc-average", "show", "cost", "bench") and "calm_ram" not in line:
             found.append(words)
     return found
 

@@ -1,0 +1,47 @@
+"""What a data set will offer to a model (size, channels, classes, longest sequence), without preparing the data.
+
+What the configuration does not tell, a person's own images and installed packages, is opened.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from attn_cli.config import schema
+from attn_cli.data import house_numbers, pairs
+from attn_cli.data.batches import open_data
+from attn_cli.data.layouts import LONGEST, mean_length
+from attn_cli.data.splits import DataInfo
+
+DIGITS, BIRDS = 10, 200  # classes; CIFAR-10 has ten, too
+
+
+def shape_of(config: Any) -> DataInfo:
+    """The description of a data section's images, with no image in any split unless they had to be opened.
+
+    Raises Refused as `open_data` does.
+    """
+    channels, classes, background, length = 1, DIGITS, 0, 0
+    if isinstance(config, schema.Pairs):
+        classes = len(pairs.class_names(config.label))
+    elif isinstance(config, schema.HouseNumbers):
+        channels, background, length = 1 if config.grey else 3, house_numbers.BACKGROUND, LONGEST
+    elif isinstance(config, schema.Sequences):
+        length = LONGEST
+    elif isinstance(config, schema.Svhn):
+        channels, background, length = 1 if config.grey else 3, config.background, LONGEST
+    elif isinstance(config, schema.Cifar10):
+        channels, background = 3, config.background
+    elif isinstance(config, schema.Cub200) and config.path is None:
+        channels, classes, background = 3, BIRDS, config.background
+    elif not isinstance(config, schema.Scenes):
+        return open_data(config).info
+    names = tuple(str(k) for k in range(classes))
+    return DataInfo(config.name, channels, config.height, config.width, classes, names, background, 0, 0, 0, length)
+
+
+def usual_length(config: Any) -> float | None:
+    """How many digits a sequence of this data set has on average, from the statistics of SVHN's annotations (for
+    svhn, too, whose images need not be at hand); None where it is not known or there is one label an image.
+    """
+    return mean_length() if isinstance(config, (schema.Sequences, schema.Svhn)) else None
