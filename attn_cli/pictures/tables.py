@@ -181,7 +181,7 @@ def parts_table(result: Row) -> Table:
 
 def cost_table(result: Row) -> Table:
     """What an image costs in all, along one path or several, with one reader or two; see commands/cost.py."""
-    numeric = ["paths", "parameters", "multiply-adds", "FLOPs", "trained"]
+    numeric = ["paths", "parameters", "multiply-adds", "FLOPs", "multiply-adds with backward pass"]
     table = _table("One image", ["of", *numeric], numeric=numeric)
     for row in result["totals"]:
         what = row["what"] + (", forward and backward reader" if row["readers"] == 2 else "")
