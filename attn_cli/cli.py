@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     prog = f"attn {words[0]}" if words and words[0] in COMMANDS else "attn"
     try:
-        with _orderly_sigterm():
+        with orderly_sigterm():
             try:
                 return dispatch(words)
             finally:
@@ -79,7 +79,8 @@ def run() -> int:
 
 
 @contextmanager
-def _orderly_sigterm() -> Iterator[None]:
+def orderly_sigterm() -> Iterator[None]:
+    """SIGTERM raises Terminated within."""
     if threading.current_thread() is not threading.main_thread():  # elsewhere Python allows no handlers
         yield
         return

@@ -165,13 +165,15 @@ class Run:
         return status
 
     def set_status(self, status: str, message: str = "", epoch: int | None = None, step: int | None = None) -> None:
-        """Replace status.json. `started` is when this process took the run up; epoch and step stay unless given."""
+        """Replace status.json. `started` is when the process that trains took the run up; another one may say how it
+        ended. Epoch and step stay unless given.
+        """
         if status not in STATUSES:
             raise ValueError(f"{status!r} is none of {STATUSES}")
         old: dict[str, Any] = {}
         with contextlib.suppress(Refused):
             old = self.status()
-        ours = old.get("pid") == os.getpid() and isinstance(old.get("started"), str)
+        ours = isinstance(old.get("started"), str) and (status != "running" or old.get("pid") == os.getpid())
         values = {
             "status": status,
             "pid": os.getpid(),

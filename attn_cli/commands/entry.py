@@ -160,9 +160,8 @@ class Task:
 
     def _run(self, config: Any, overrides: list[str]) -> Any:
         module, _, function = self.command.run.partition(":")
-        # Lightning starts the other processes of `trainer=ddp` from sys.argv, and differently where it sees Hydra.
-        # This very job's own words, and no Hydra, make each process this job and nothing else.
-        with _arguments([*self.program, self.command.name, *overrides]), _without_hydra_config():
+        # A job of a sweep sees its own words, as if it had been started alone.
+        with _arguments([*self.program, self.command.name, *overrides]):
             return getattr(importlib.import_module(module), function)(config)
 
 
@@ -211,13 +210,3 @@ def _errors_propagate() -> Iterator[None]:
             os.environ.pop("HYDRA_FULL_ERROR", None)
         else:
             os.environ["HYDRA_FULL_ERROR"] = before
-
-
-@contextmanager
-def _without_hydra_config() -> Iterator[None]:
-    state = HydraConfig.instance()
-    before, state.cfg = state.cfg, None
-    try:
-        yield
-    finally:
-        state.cfg = before

@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+from attn_cli import processes
+from attn_cli.commands import launch
 from attn_cli.config import schema
 from attn_cli.data.batches import open_data
 from attn_cli.data.splits import Data
@@ -29,15 +31,38 @@ REPEATS = 5  # seeds of the random first location in the final evaluation
 
 
 def run(config: schema.Config) -> dict[str, Any]:
-    """Train, evaluate the best checkpoint, write and print the result; returns it with the run's folder."""
-    resume = None
+    """Train, evaluate the best checkpoint, write and print the result; returns it with the run's folder.
+
+    With several devices the processes that train are started here, unless torchrun or srun did so.
+    """
+    before, given = None, config.resume
     if config.resume is not None:
-        folder, config = _continued(config.resume)
-        resume = newest_valid(folder.checkpoints)
-    threads = prepare_cpu(config.trainer.threads)
+        before, config = _continued(config.resume)
+    place = processes.place(config.trainer)
+    if place is None and config.trainer.devices > 1:
+        return launch.run(replace(config, resume=given))
+    if place is None and config.trainer.strategy == "ddp":
+        raise Refused("trainer.strategy=ddp needs trainer.devices of at least 2, or torchrun or srun to start it.")
+    with processes.joined(place, config.trainer.accelerator):
+        return _run(config, before, processes.threads(config.trainer.threads, place))
+
+
+def _run(config: schema.Config, before: Run | None, threads: int | None) -> dict[str, Any]:
+    """What each process does; `before` is the run to continue."""
+    first = processes.rank() == 0
+    resume = None
+    if before is not None:
+        resume = processes.from_first(newest_valid(before.checkpoints))
+    threads = prepare_cpu(threads)
     device = choose_device(config.trainer.accelerator)
     check_logger(config.logger)
     data = open_data(config.data).to(device)
+    batch = min(config.trainer.batch_size, data.info.train)
+    if batch % processes.size():
+        raise Refused(
+            f"A batch of all {data.info.train} training images has no equal parts for {processes.size()} processes: "
+            f"set trainer.batch_size={max(batch - batch % processes.size(), processes.size())}."
+        )
     learner = make_learner(config, data)
     shared = getattr(config.model, "share_glimpse_from", None)
     if shared is not None:
@@ -48,22 +73,28 @@ def run(config: schema.Config) -> dict[str, Any]:
     trunk = getattr(learner.model, "trunk", None)
     if trunk is not None and resume is None:
         fill_trunk(trunk, config)
-    if resume is None:
-        folder = create(config)
+    processes.wait()  # all of them have accepted what they were given
+    folder = processes.from_first(before or (create(config) if first else None))
+    assert folder is not None
     try:
-        folder.set_status("running")
+        if first:
+            launch.tell_run(folder.path)
+            folder.set_status("running")
         print(f"Run folder: {folder.path}", flush=True)
         if report is not None:
             print(report, flush=True)
-            (folder.path / "log.txt").write_text(report + "\n")
+            if first:
+                (folder.path / "log.txt").write_text(report + "\n")
         result = _train(folder, config, data, learner, resume, threads)
     except BaseException as error:
-        _record(folder, learner, error)
+        if first:
+            _record(folder, learner, error)
         refusal = explain_oom(error, config.trainer.batch_size)
         if refusal is not None:
             raise refusal from error
         raise
-    folder.set_status("finished", epoch=config.trainer.epochs, step=learner.global_step)
+    if first:
+        folder.set_status("finished", epoch=config.trainer.epochs, step=learner.global_step)
     tables.show(tables.result_table(result))
     return result
 
@@ -84,9 +115,10 @@ def _continued(path: str) -> tuple[Run, schema.Config]:
 def _train(
     folder: Run, config: schema.Config, data: Data, learner: Learner, resume: Path | None, threads: int
 ) -> dict[str, Any]:
-    progress = ProgressReport(config.trainer.epochs, folder.path / "log.txt")
+    first = processes.rank() == 0
+    progress = ProgressReport(config.trainer.epochs, folder.path / "log.txt" if first else None)
     metrics = MetricsFile(folder.path / "metrics.csv")
-    logger = make_logger(config.logger, folder.path)
+    logger = make_logger(config.logger, folder.path) if first else False
     if config.logger.name != "none":
         learner.listeners.append(metrics.add)
     if logger:
@@ -100,6 +132,8 @@ def _train(
         folder.set_status("running", epoch=row["epoch"], step=row["step"])
 
     learner.listeners += [progress.epoch, keep_status]
+    if not first:  # one writer
+        learner.listeners.clear()
     every, seconds = config.trainer.checkpoint_every, config.trainer.checkpoint_seconds
     checkpoints = Checkpoints(folder.checkpoints, every, seconds, learner.finite)
     with SignalGuard(checkpoints) as signals:
@@ -107,10 +141,11 @@ def _train(
             fit(learner, config, data, [progress, checkpoints, signals], resume=resume, logger=logger)
         finally:
             progress.stop()
-            if metrics.rows:
+            if metrics.rows and first:
                 learning_curves(metrics.path, folder.path / "curves.png")
         result = _evaluated(folder, config, data, learner, threads)
-        folder.write_result(result)
+        if first:
+            folder.write_result(result)
         return result
 
 

@@ -366,8 +366,6 @@ def _check_together(config: Config | Cost) -> None:
                 )
     if isinstance(model, SoftRam):
         _check_trunk(model)
-    if trainer.strategy == "ddp" and trainer.devices < 2:
-        raise Refused("trainer.strategy=ddp needs trainer.devices of at least 2.")
     if trainer.devices > 1 and trainer.batch_size % trainer.devices:
         raise Refused(
             f"trainer.batch_size={trainer.batch_size} must be a multiple of trainer.devices={trainer.devices}."

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from attn_cli import processes
 from attn_cli.inference.averages import running_averages
 from attn_cli.inference.combine import crop, focus_box, looked_at_labels
 from attn_cli.inference.intervals import Z, wilson
@@ -125,7 +126,7 @@ def evaluate(
     """Count errors on fixed images; of sequences, those in which anything is wrong. Every repeat draws new paths, and
     new first locations where these are random even for the mean policy; where nothing is drawn there is one repeat.
     With `focus` the model first reads along its mean path, then what counts is read in the box of that many pixels
-    around it (DRAM, section 4.3).
+    around it (DRAM, section 4.3). The processes of a run evaluate a part of the images each, and all return the whole.
     """
     was_training, device = model.training, images_nCHW.device
     model.eval()
@@ -133,14 +134,15 @@ def evaluate(
     n, M, T = images_nCHW.shape[0], samples, model.steps
     labels_n = model.order(labels_n)
     B = max(1, min(n, batch_size // M))
+    own = processes.share(n)
     errors, glimpses, which = [], 0, torch.zeros(repeats, n, dtype=torch.bool, device=device)
     for repeat in range(repeats):
         noise = torch.stack(
             [evaluation_noise(seed, repeat, m, n, T, model.noises) for m in range(M)]
         )  # (M, n, T, 2 or more)
         wrong = torch.zeros(M, dtype=torch.long, device=device)
-        for low in range(0, n, B):
-            part = slice(low, low + B)
+        for low in range(own.start, own.stop, B):
+            part = slice(low, min(low + B, own.stop))
             paths = noise[:, part].to(device)
             if model.sequence:
                 seen = images_nCHW[part]
@@ -158,6 +160,8 @@ def evaluate(
                 glimpses += paths.shape[1] * M * T
             wrong += off_MB.sum(1)
             which[repeat, part] = off_MB[-1]
-        errors.append(wrong.tolist())
+        errors.append(processes.total(wrong).tolist())
     model.train(was_training)
-    return Evaluation(n, M, greedy, errors, glimpses / max(n * M * repeats, 1), T, which.cpu())
+    which = processes.total(which).bool().cpu()
+    glimpses = int(processes.total(torch.tensor(glimpses)))
+    return Evaluation(n, M, greedy, errors, glimpses / max(n * M * repeats, 1), T, which)

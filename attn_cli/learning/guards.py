@@ -27,6 +27,7 @@ import torch
 from pytorch_lightning.callbacks import Callback, Checkpoint
 from torch import Tensor
 
+from attn_cli import processes
 from attn_cli.errors import Refused
 from attn_cli.learning.checkpoints import check_optimizers, is_better
 from attn_cli.learning.loader import EpochBatches
@@ -179,7 +180,9 @@ class Checkpoints(Checkpoint):
     module's `val_error` improves and is finite. The last.ckpt before stays as previous.ckpt.
 
     Beside Lightning's state a checkpoint holds, under "attn", the best error so far, the position in the training
-    batches and all random states; these are restored as the last thing before training goes on.
+    batches and all random states; these are restored as the last thing before training goes on. Of several processes
+    the first one writes; the random states of the others are under "others", by rank, and are restored where as many
+    processes go on.
     """
 
     def __init__(self, folder: Path, every: int = 1, seconds: float | None = None, finite: FiniteGuard | None = None):
@@ -189,6 +192,7 @@ class Checkpoints(Checkpoint):
         self._saved_at = 0.0
         self._last_is_good = True
         self._restored: dict[str, Any] | None = None
+        self._others: list[dict[str, Any]] = []  # random states of the processes after the first
 
     def save(self, trainer: pl.Trainer) -> None:
         """Write last.ckpt, once per step. Only for step boundaries."""
@@ -202,6 +206,9 @@ class Checkpoints(Checkpoint):
     def _write(self, trainer: pl.Trainer, name: str, options: dict[str, Path] | None = None) -> None:
         if self.finite is not None:
             self.finite.read()
+        self._others = processes.gathered(random_states())[1:]
+        if processes.rank():
+            return
         trainer.save_checkpoint(self.folder / name, weights_only=False, storage_options=options)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
@@ -225,7 +232,8 @@ class Checkpoints(Checkpoint):
     ) -> None:
         loader = trainer.train_dataloader
         position = loader.state_dict() if isinstance(loader, EpochBatches) else None
-        checkpoint.setdefault("attn", {}).update(best=self.best, batches=position, random=random_states())
+        states = {"random": random_states(), "others": self._others}
+        checkpoint.setdefault("attn", {}).update(best=self.best, batches=position, **states)
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -256,7 +264,10 @@ class Checkpoints(Checkpoint):
                 stands = f"at step {trainer.global_step} but at batch {loader.position}"
                 raise Refused(f"{source} stands {stands}: use another checkpoint of the run.")
         try:
-            restore_random_states(restored["random"])
+            if processes.rank() == 0:
+                restore_random_states(restored["random"])
+            elif len(restored.get("others", [])) == processes.size() - 1:
+                restore_random_states(restored["others"][processes.rank() - 1])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise Refused(f"{source} holds random states that do not fit this machine: {error}.") from error
 
@@ -340,15 +351,15 @@ class SignalGuard(Checkpoint):
 
 def _any_process(trainer: pl.Trainer, wanted: bool, every: int = 1) -> bool:
     """Whether any process of the run wants it: all must do the same thing at the same step."""
-    if trainer.world_size == 1:
+    if processes.size() == 1:
         return wanted
-    return trainer.global_step % every == 0 and trainer.strategy.reduce_boolean_decision(wanted, all=False)
+    return trainer.global_step % every == 0 and processes.anywhere(wanted)
 
 
 def random_states() -> dict[str, Any]:
     """The states of all global random generators, as a checkpoint can hold them."""
     states: dict[str, Any] = {"torch": torch.get_rng_state(), "python": random.getstate()}
-    states["cuda"] = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    states["cuda"] = [torch.cuda.get_rng_state()] if torch.cuda.is_available() else []  # of the device that trains
     if "numpy" in sys.modules:
         import numpy as np
 
@@ -359,11 +370,11 @@ def random_states() -> dict[str, Any]:
 
 
 def restore_random_states(states: dict[str, Any]) -> None:
-    """Inverse of `random_states`; CUDA states only where there are as many devices."""
+    """Inverse of `random_states`; CUDA's only where there is a GPU in both."""
     torch.set_rng_state(states["torch"])
     random.setstate(states["python"])
-    if torch.cuda.is_available() and len(states["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(states["cuda"])
+    if torch.cuda.is_available() and states["cuda"]:
+        torch.cuda.set_rng_state(states["cuda"][0])
     if "numpy" in states:
         import numpy as np
 

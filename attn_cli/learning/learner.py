@@ -16,6 +16,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from attn_cli import processes
 from attn_cli.config.schema import Config
 from attn_cli.data.splits import Data
 from attn_cli.inference.monte_carlo import evaluate
@@ -79,13 +80,14 @@ class Learner(pl.LightningModule):
         return parts.total, torch.stack([v.float() for v in values] + [torch.ones_like(parts.error)])
 
     def loss(self, batch: tuple[Tensor, Tensor, int, int]) -> Tensor:
-        """The loss of one batch; its row for the log is added up on the device."""
+        """The loss of one batch, or of this process's share of it; its row for the log is added up on the device."""
         images, labels, _, step = batch
-        shape = (self.samples, images.shape[0], self.model.steps)
+        R = processes.size()
+        shape = (self.samples, images.shape[0] * R, self.model.steps)
         noise = draw_noise(self.config.seed, step, shape, images.device, self.model.noises)
-        loss, row = self._loss_and_row(images, noise, labels)
+        loss, row = self._loss_and_row(images, noise[:, processes.rank() :: R], labels)
         self.totals += row
-        self.images += images.shape[0]
+        self.images += images.shape[0] * R
         return loss
 
     def training_step(self, batch: tuple[Tensor, Tensor, int, int], batch_idx: int) -> None:
@@ -96,7 +98,10 @@ class Learner(pl.LightningModule):
         loss = self.loss(batch)
         self._optimiser.zero_grad()
         self.manual_backward(loss)
-        self.finite.check(loss.detach(), self._optimiser, step)
+        loss = loss.detach()
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None] if processes.size() > 1 else []
+        processes.average_([loss, self.totals, *gradients])
+        self.finite.check(loss, self._optimiser, step)
         self._optimiser.step()
         self._schedule.step()
         self._progress.increment_ready()  # Lightning's count of optimiser steps: trainer.global_step

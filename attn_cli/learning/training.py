@@ -15,11 +15,15 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, Checkpoint
+from pytorch_lightning.plugins.environments import LightningEnvironment
 
+from attn_cli import processes
 from attn_cli.config import registry, schema
+from attn_cli.data.keys import key
 from attn_cli.data.splits import Data
 from attn_cli.devices import choose_device
 from attn_cli.errors import Refused
+from attn_cli.learning.batch_norm import normalise_together
 from attn_cli.learning.checkpoints import VerifiedCheckpointIO
 from attn_cli.learning.compiling import compiler_found
 from attn_cli.learning.learner import DramLearner, Learner, RamLearner, SoftRamLearner, SupervisedLearner
@@ -39,6 +43,8 @@ def make_learner(config: schema.Config, data: Data) -> Learner:
     """Model and objective; weights are drawn from the run's seed on the CPU."""
     seed_everything(config.seed)
     model = build_model(config, data.info)
+    if processes.size() > 1:
+        normalise_together(model)
     learner = LEARNERS.get(config.model.name) or getattr(registry.load("model", config.model.name), "learner", None)
     if learner is None:
         raise Refused(
@@ -106,19 +112,22 @@ def fit(
     resume: Path | None = None,
     logger: Any = False,
 ) -> None:
-    """Train, from the start or from a checkpoint; what is written is up to the callbacks."""
+    """Train, from the start or from a checkpoint; what is written is up to the callbacks.
+
+    Lightning sees one process and its device, also under torchrun and Slurm; what several exchange is in processes.py.
+    """
     settings = config.trainer
+    gpu = choose_device(settings.accelerator).type == "cuda"
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="pytorch_lightning")
         trainer = pl.Trainer(
-            accelerator="gpu" if choose_device(settings.accelerator).type == "cuda" else "cpu",
-            devices=settings.devices,
-            strategy=settings.strategy,
+            accelerator="gpu" if gpu else "cpu",
+            devices=[torch.cuda.current_device()] if gpu else 1,
             max_epochs=settings.epochs,
             logger=logger,
             callbacks=[learner.finite, *callbacks],
-            plugins=[VerifiedCheckpointIO(learner)],
+            plugins=[VerifiedCheckpointIO(learner), LightningEnvironment()],
             enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
             enable_progress_bar=False,
             enable_model_summary=False,
@@ -131,8 +140,10 @@ def fit(
             config.seed,
             settings.batch_size,
             settings.limit_train_steps,
-            rank=trainer.global_rank,
-            world_size=trainer.world_size,
+            rank=processes.rank(),
+            world_size=processes.size(),
         )
+        if processes.rank():
+            seed_everything(key("process", config.seed, processes.rank()) % 2**32)  # dropout of its own
         with precision(settings.precision):
             trainer.fit(learner, batches, ckpt_path=resume)

@@ -174,7 +174,7 @@ def test_flags_anywhere_and_numbers_for_groups(folder: Path, capsys: pytest.Capt
 def test_one_run_leaves_nothing_of_hydras_own(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = sys.argv
     assert cli.main(["train", "glimpses=4", "--seed", "3"]) == 0
-    # the job sees its own words, with which Lightning can start it again
+    # the job sees its own words
     assert capsys.readouterr().out == "argv train glimpses.count=4 seed=3\n"
     assert sys.argv is before
     assert list(folder.iterdir()) == []

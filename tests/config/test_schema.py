@@ -120,7 +120,6 @@ def test_refusals_say_what_is_wrong(values: dict[str, Any], key: str, value: Any
     ("changes", "says"),
     [
         ({"model.baseline": "leave_one_out", "model.samples": 1}, "needs model.samples of at least 2, not 1"),
-        ({"trainer.strategy": "ddp"}, "needs trainer.devices of at least 2"),
         ({"trainer.devices": 2, "trainer.batch_size": 33}, "must be a multiple of trainer.devices=2"),
         ({"optimizer.nesterov": True}, "optimizer.nesterov is for optimizer=sgd"),
         ({"optimizer.decay": 0.9}, "optimizer.decay is for optimizer=sgd"),

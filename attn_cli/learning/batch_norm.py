@@ -1,0 +1,55 @@
+"""Batch normalisation over the whole batch when each process has a share of it.
+
+`torch.nn.SyncBatchNorm` does this on GPUs only, and counts the images of each process in a host-device sync. Shares are
+equal here, so one sum of two numbers a channel is enough: Σx and Σx², over all processes. Its backward pass is a sum
+over the processes, too: with the mean of all gradients this is the gradient of one process with the whole batch.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from attn_cli import processes
+
+
+class WholeBatchNorm(_BatchNorm):
+    """`nn.BatchNorm1d` and `2d` whose statistics in training are those of all processes; same weights and buffers."""
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.dim() < 2:
+            raise ValueError(f"expected (B, C, …), got {tuple(input.shape)}")
+
+    @torch.compiler.disable
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(input)
+        over = [0, *range(2, input.dim())]
+        count = input.numel() // input.shape[1] * processes.size()
+        values = input.float()
+        mean, square = all_reduce(torch.stack([values.sum(over), (values * values).sum(over)])) / count  # (C,) each
+        variance = square - mean * mean
+        with torch.no_grad():
+            running_mean, running_var = cast(Tensor, self.running_mean), cast(Tensor, self.running_var)
+            running_mean.lerp_(mean, cast(float, self.momentum))
+            running_var.lerp_(variance * (count / max(count - 1, 1)), cast(float, self.momentum))
+            cast(Tensor, self.num_batches_tracked).add_(1)
+        shape = (1, -1, *[1] * (input.dim() - 2))
+        scale = self.weight * torch.rsqrt(variance.clamp(min=0) + self.eps)
+        return ((values - mean.view(shape)) * scale.view(shape) + self.bias.view(shape)).to(input.dtype)
+
+
+def normalise_together(module: nn.Module) -> None:
+    """Replace every batch normalisation in `module`, in place."""
+    for name, child in module.named_children():
+        if isinstance(child, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            whole = WholeBatchNorm(child.num_features, child.eps, cast(float, child.momentum))
+            whole.load_state_dict(child.state_dict())
+            whole.train(child.training)
+            setattr(module, name, whole)
+        else:
+            normalise_together(child)
