@@ -1,4 +1,4 @@
-# make setup | demo | test | bench | clean. README.md has the same as plain commands.
+# make setup | demo | test | bench | bench-gpu | clean. README.md has the same as plain commands.
 # PYTHON=/path/to/python3.12 chooses the interpreter that .venv is made with.
 
 BIN := .venv/bin
@@ -7,13 +7,14 @@ READY := .venv/.ready
 # Threads that wait must not spin: on a busy machine that makes everything many times slower.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help setup demo test bench clean
+.PHONY: help setup demo test bench bench-gpu clean
 
 help:
 	@echo "make setup   install into .venv"
 	@echo "make demo    setup; train on the embedded digits, evaluate, draw where the model looked: a few minutes"
 	@echo "make test    setup; pytest, ruff, mypy"
 	@echo "make bench   setup; speed of the training step"
+	@echo "make bench-gpu   setup; all that is to be measured on a GPU, in one run: the step in three precisions, MNIST from nothing"
 	@echo "make clean   remove .venv and what was built; runs in outputs/ stay"
 
 setup: $(READY)
@@ -52,6 +53,12 @@ test: setup
 
 bench: setup
 	$(BIN)/attn bench
+
+bench-gpu: setup
+	for precision in 32 tf32 bf16; do \
+	    $(BIN)/attn bench device=cuda precision=$$precision output=bench-$$precision.json || exit 1; \
+	done
+	$(BIN)/attn train experiment=ram/table1a_6 trainer.accelerator=gpu
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,8 +1,7 @@
-"""The processes of one run: which of them this is, and what they exchange.
+"""What the processes of one run exchange, one process a device.
 
-A run has one process a device. `attn` starts those of one machine itself (commands/launch.py); torchrun or srun start
-those of several. However they were started, they hold the same weights, each takes its share of every batch, and the
-first of them, rank 0, does all the writing. A process that is alone is rank 0 of 1; nothing below costs it anything.
+However they were started (places.py), they hold the same weights, each takes its share of every batch, and the first of
+them, rank 0, does all the writing. A process that is alone is rank 0 of 1; nothing below costs it anything.
 
 Choices:
 1. All exchanges are here, as plain collectives; Lightning sees one device a process. Its own strategy wraps the model
@@ -19,8 +18,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -28,75 +26,16 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from attn_cli.config import schema
 from attn_cli.devices import choose_device
 from attn_cli.errors import Refused
+from attn_cli.places import Place, check_devices
 
 T = TypeVar("T")
-LAUNCH = "ATTN_LAUNCH"  # names the folder in which commands/launch.py and its processes meet
 PATIENCE = timedelta(minutes=30)  # for one exchange: the first one waits until all have prepared their data
-FIRST_PORT = 15000  # of Slurm jobs, plus the last four digits of the job's number
 
 
 class Lost(Refused):
     """An exchange failed because another process has ended; why it did stands in its own message."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """This process among those of the run."""
-
-    rank: int
-    size: int
-    local_rank: int  # among those on this machine
-    local_size: int
-    meeting: str  # URL at which the processes find each other
-    starter: str  # who started them, as named to the person
-
-
-def place(trainer: schema.Trainer, environment: Mapping[str, str] = os.environ) -> Place | None:
-    """Where this process stands, told by its environment; None for one that was started alone.
-
-    Raises Refused if the number of processes on this machine is not `trainer.devices`.
-    """
-    several = trainer.devices > 1 or trainer.strategy == "ddp"
-    found = None
-    if {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"} <= environment.keys():
-        own = LAUNCH in environment
-        counts = (int(environment[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"))
-        found = Place(
-            *counts, f"file://{environment[LAUNCH]}/meeting" if own else "env://", "attn" if own else "torchrun"
-        )
-    elif several and int(environment.get("SLURM_STEP_NUM_TASKS", 1)) > 1:  # set by srun, not by sbatch
-        found = _slurm(environment)
-    if found is None:
-        return None
-    if not several and found.size > 1:
-        raise Refused(
-            f"{found.starter} started {found.size} processes of one run: add trainer=ddp "
-            f"trainer.devices={found.local_size}, or start `attn` without it."
-        )
-    if found.local_size != trainer.devices:
-        raise Refused(
-            f"{found.starter} started {found.local_size} processes on this machine and trainer.devices="
-            f"{trainer.devices}: set trainer.devices={found.local_size}."
-        )
-    if trainer.batch_size % found.size:
-        raise Refused(f"trainer.batch_size={trainer.batch_size} must be a multiple of the {found.size} processes.")
-    return found
-
-
-def _slurm(environment: Mapping[str, str]) -> Place:
-    from lightning_fabric.plugins.environments import SLURMEnvironment  # reads Slurm's lists of machines
-
-    size, machines = int(environment["SLURM_STEP_NUM_TASKS"]), int(environment["SLURM_STEP_NUM_NODES"])
-    if size % machines:
-        raise Refused(f"srun started {size} processes on {machines} machines: give it as many on each of them.")
-    first = SLURMEnvironment.resolve_root_node_address(environment["SLURM_STEP_NODELIST"])
-    port = environment.get("MASTER_PORT", FIRST_PORT + int(environment["SLURM_JOB_ID"][-4:]))
-    meeting = f"tcp://{environment.get('MASTER_ADDR', first)}:{port}"
-    ranks = int(environment["SLURM_PROCID"]), size, int(environment["SLURM_LOCALID"]), size // machines
-    return Place(*ranks, meeting, "srun")
 
 
 @contextlib.contextmanager
@@ -105,10 +44,9 @@ def joined(place: Place | None, accelerator: str) -> Iterator[None]:
     if place is None:
         yield
         return
-    device = choose_device(accelerator)
     backend = "gloo"
-    if device.type == "cuda":
-        check_devices(place.local_size, device)
+    if choose_device(accelerator).type == "cuda":
+        check_devices(place.local_size, accelerator)
         torch.cuda.set_device(place.local_rank)
         backend = "cpu:gloo,cuda:nccl"
     with contextlib.ExitStack() as stack:
@@ -124,30 +62,6 @@ def joined(place: Place | None, accelerator: str) -> Iterator[None]:
         finally:
             if sys.exc_info()[0] is None or backend == "gloo":  # NCCL would wait for those that are gone
                 dist.destroy_process_group()
-
-
-def check_devices(wanted: int, device: torch.device) -> None:
-    """Raises Refused if this machine has fewer devices than wanted; on a CPU a process needs a core of its own."""
-    if device.type == "cuda":
-        there, what = torch.cuda.device_count(), "GPU"
-    else:
-        there, what = usable_cores(), "CPU core"
-    if wanted > there:
-        has = f"{there} {what}{'s' * (there > 1)}"
-        advice = f"set trainer.devices={there}" if there > 1 else "leave trainer=ddp and trainer.devices out"
-        raise Refused(f"trainer.devices={wanted} is more than the {has} that can be used here: {advice}.")
-
-
-def usable_cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def threads(wanted: int | None, place: Place | None) -> int | None:
-    """CPU threads for one process: as wanted, else an equal part of the machine's cores; None if it is alone."""
-    if wanted is not None or place is None:
-        return wanted
-    return max(1, usable_cores() // place.local_size)
 
 
 def rank() -> int:

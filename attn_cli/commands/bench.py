@@ -2,8 +2,9 @@
 
 For each shape: images/s; multiply-adds/s as a share of this machine's own matrix-product rate; the ratio to a plain
 step whose retina is cut image by image; what Lightning's loop adds; the time of one glimpse; that of a Gaussian grid in
-the time of its own matrix products; the largest memory; on a GPU the kernel launches of a step. Everything that is
-compared is measured in turns within one run, and medians are compared.
+the time of its own matrix products; the largest memory; on a GPU the kernel launches of a step and the share of it in
+which the GPU is busy; what a lower precision costs. Everything that is compared is measured in turns within one run,
+and medians are compared.
 """
 
 from __future__ import annotations
@@ -33,8 +34,9 @@ from attn_cli.glimpses.reference import LoopRetina
 from attn_cli.learning.compiling import compiler_found
 from attn_cli.learning.guards import Checkpoints, FiniteGuard, SignalGuard
 from attn_cli.learning.learner import Learner
+from attn_cli.learning.profiling import profile_steps, relative_error
 from attn_cli.learning.reporting import ProgressReport
-from attn_cli.learning.training import LEARNERS, Clock, fit
+from attn_cli.learning.training import LEARNERS, Clock, fit, precision
 from attn_cli.models.build import build_model
 from attn_cli.runs import write_atomically
 
@@ -115,7 +117,8 @@ def run(config: schema.Bench) -> list[dict[str, Any]]:
     if config.compile == "on" and not compiler_found():
         raise Refused("compile=on needs a C++ compiler and none was found; install one or use compile=off.")
     use_compile = config.compile != "off" and compiler_found()
-    rows = [measure_shape(SHAPES[name], config, device, use_compile) for name in config.shapes]
+    with precision(config.precision):
+        rows = [measure_shape(SHAPES[name], config, device, use_compile) for name in config.shapes]
     from attn_cli.pictures.tables import bench_table, show
 
     show(bench_table(rows))
@@ -135,7 +138,7 @@ def measure_shape(shape: Shape, config: schema.Bench, device: torch.device, use_
         data=schema.Scenes(height=shape.height, width=shape.width),
         glimpses=schema.Glimpses(shape.glimpses, shape.size),
         scales=schema.Scales(shape.scales),
-        trainer=schema.Trainer(batch_size=config.batch_size, epochs=1),
+        trainer=schema.Trainer(batch_size=config.batch_size, epochs=1, precision=config.precision),
         optimizer=schema.Optimizer(lr=1e-4, clip=CLIP),  # slow: the labels are chance
     )
     data = SyntheticData(shape, config.batch_size, 100, device)
@@ -153,6 +156,7 @@ def measure_shape(shape: Shape, config: schema.Bench, device: torch.device, use_
         slower = slow["reference"] / slow["step"]
     data.steps = max(6, min(100, int(1 / seconds["step"])))
     loop = lightning_step(settings, data, learner, step, device)
+    profiled = profile_steps(step, device) if device.type == "cuda" else None
     adds = learner.model.multiply_adds(training=True) * samples * config.batch_size
     row = {
         "shape": str(shape),
@@ -160,7 +164,9 @@ def measure_shape(shape: Shape, config: schema.Bench, device: torch.device, use_
         "threads": config.threads,
         "device": str(device),
         "compiled": use_compile,
+        "precision": config.precision,
         "step_ms": 1e3 * seconds["step"],
+        "steps_per_second": 1 / seconds["step"],
         "images_per_second": config.batch_size / seconds["step"],
         "multiply_adds_per_second": adds / seconds["step"],
         "sgemm_multiply_adds_per_second": MATRIX**3 / seconds["product"],
@@ -171,7 +177,9 @@ def measure_shape(shape: Shape, config: schema.Bench, device: torch.device, use_
         "glimpse_us": 1e6 * seconds["glimpse"] / config.batch_size,
         "grid_ratio": grid_ratio(data, shape.size, config.seconds, device) if learner.model.noises > 2 else None,
         "peak_memory_mb": memory,
-        "kernel_launches": kernel_launches(step) if device.type == "cuda" else None,
+        "kernel_launches": profiled and profiled.launches,
+        "busy_share": profiled and min(1.0, profiled.busy_seconds / seconds["step"]),
+        "gradient_error": None if config.precision == "32" else gradient_error(settings, data, device),
     }
     return row
 
@@ -237,16 +245,17 @@ def peak_memory(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
 
 
-def kernel_launches(step: Callable[[], None]) -> int:
-    """Kernels, and graphs of them, that the host starts in one step on a GPU."""
-    from torch.profiler import ProfilerActivity, profile
-
-    torch.cuda.synchronize()
-    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
-        step()
-        torch.cuda.synchronize()
-    starts = ("LaunchKernel", "GraphLaunch")
-    return sum(event.count for event in profiler.key_averages() if any(word in event.key for word in starts))
+def gradient_error(settings: schema.Config, data: SyntheticData, device: torch.device) -> float:
+    """‖g − g₃₂‖ / ‖g₃₂‖ of the first step's gradient, g in the precision of the settings."""
+    gradients = []
+    for name in (settings.trainer.precision, "32"):
+        learner = make_learner(
+            replace(settings, trainer=replace(settings.trainer, precision=name)), data, device, False
+        )
+        with precision(name):
+            learner.loss((data.images, data.labels, 0, 0)).backward()
+        gradients.append([parameter.grad for parameter in learner.model.parameters()])
+    return relative_error(*gradients)
 
 
 def one_glimpse(learner: Learner, data: SyntheticData) -> Callable[[], None]:

@@ -47,7 +47,7 @@ class HydraCommand:
 HYDRA_COMMANDS = {
     command.name: command
     for command in (
-        HydraCommand("train", "train", schema.Config, "attn_cli.commands.train:run"),
+        HydraCommand("train", "train", schema.Config, "attn_cli.commands.launch:run"),
         HydraCommand("eval", "eval", schema.Evaluate, "attn_cli.commands.evaluate:run"),
         HydraCommand("mc-average", "mc_average", schema.McAverage, "attn_cli.commands.mc_average:run"),
         HydraCommand("combine", "combine", schema.Combine, "attn_cli.commands.combine:run"),

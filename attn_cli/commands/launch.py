@@ -1,4 +1,4 @@
-"""Starts the processes of `trainer=ddp` on this machine and watches over them until the last one has ended.
+"""Where `attn train` begins: trains in this process, or starts those of `trainer=ddp` and watches over them.
 
     attn train trainer=ddp              starts the others, waits, says what went wrong
       attn_cli.commands.worker … 0      trains, prints, writes the run folder
@@ -6,7 +6,8 @@
 
 They meet in a temporary folder: config.json, `meeting` (of torch.distributed), `run` (the path of the run folder),
 result.json, and for each rank its output and the sentence with which it ended. Whoever ends early ends the run: the
-others get the time to say so, then SIGTERM, then SIGKILL. Ctrl-C and SIGTERM are handed on to all of them.
+others get the time to say so, then SIGTERM, then SIGKILL. Ctrl-C and SIGTERM are handed on to all of them. Imports no
+torch unless GPUs have to be counted.
 """
 
 from __future__ import annotations
@@ -19,15 +20,15 @@ import sys
 import tempfile
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from attn_cli.config import schema
-from attn_cli.devices import choose_device
 from attn_cli.errors import Refused, Terminated
-from attn_cli.processes import LAUNCH, check_devices
-from attn_cli.runs import open_run
+from attn_cli.places import LAUNCH, check_devices, place
+from attn_cli.runs import Run, open_run
 
 GRACE = 10.0  # seconds for the others to end by themselves, and again after SIGTERM
 LOOK_EVERY = 0.1  # seconds
@@ -35,10 +36,37 @@ STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
 def run(config: schema.Config) -> dict[str, Any]:
-    """Train with `trainer.devices` processes and return the result; raises Refused with the sentence of the one that
-    failed.
+    """`attn train`, in as many processes as the configuration, or that of the run to resume, asks for."""
+    own = config if config.resume is None else continued(config.resume)[1]
+    if place(own.trainer) is None:
+        if own.trainer.devices > 1:
+            return start(replace(own, resume=config.resume))
+        if own.trainer.strategy == "ddp":
+            raise Refused("trainer.strategy=ddp needs trainer.devices of at least 2, or torchrun or srun to start it.")
+    from attn_cli.commands import train
+
+    return train.run(config)
+
+
+def continued(path: str) -> tuple[Run, schema.Config]:
+    """The run to resume, and its configuration; raises Refused if it cannot go on."""
+    others = [word for word in sys.argv[2:] if not word.startswith("resume=")]
+    if others:
+        raise Refused(f"resume={path} continues with the run's own configuration: leave out {' '.join(others)}.")
+    folder = open_run(path)
+    status = folder.status()["status"]
+    if status == "finished":
+        raise Refused(f"{path} is finished: evaluate it with `attn eval run={path}`, or start a new run.")
+    if status == "running":
+        raise Refused(f"{path} is still being trained by process {folder.status()['pid']}.")
+    return folder, replace(folder.config(), resume=None)
+
+
+def start(config: schema.Config) -> dict[str, Any]:
+    """Train with `trainer.devices` processes of this machine and return the result; raises Refused with the sentence of
+    the one that failed.
     """
-    check_devices(config.trainer.devices, choose_device(config.trainer.accelerator))
+    check_devices(config.trainer.devices, config.trainer.accelerator)
     with tempfile.TemporaryDirectory(prefix="attn-") as name:
         folder = Path(name)
         (folder / "config.json").write_text(json.dumps(schema.to_dict(config)))

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 import traceback
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-from attn_cli import processes
+from attn_cli import places, processes
 from attn_cli.commands import launch
 from attn_cli.config import schema
 from attn_cli.data.batches import open_data
@@ -33,18 +31,16 @@ REPEATS = 5  # seeds of the random first location in the final evaluation
 def run(config: schema.Config) -> dict[str, Any]:
     """Train, evaluate the best checkpoint, write and print the result; returns it with the run's folder.
 
-    With several devices the processes that train are started here, unless torchrun or srun did so.
+    One of several processes where torchrun, srun or commands/launch.py, where `attn train` begins, started them.
     """
-    before, given = None, config.resume
+    before = None
     if config.resume is not None:
-        before, config = _continued(config.resume)
-    place = processes.place(config.trainer)
+        before, config = launch.continued(config.resume)
+    place = places.place(config.trainer)
     if place is None and config.trainer.devices > 1:
-        return launch.run(replace(config, resume=given))
-    if place is None and config.trainer.strategy == "ddp":
-        raise Refused("trainer.strategy=ddp needs trainer.devices of at least 2, or torchrun or srun to start it.")
+        raise ValueError("runs on several devices begin in commands/launch.py")
     with processes.joined(place, config.trainer.accelerator):
-        return _run(config, before, processes.threads(config.trainer.threads, place))
+        return _run(config, before, places.threads(config.trainer.threads, place))
 
 
 def _run(config: schema.Config, before: Run | None, threads: int | None) -> dict[str, Any]:
@@ -99,26 +95,13 @@ def _run(config: schema.Config, before: Run | None, threads: int | None) -> dict
     return result
 
 
-def _continued(path: str) -> tuple[Run, schema.Config]:
-    others = [word for word in sys.argv[2:] if not word.startswith("resume=")]
-    if others:
-        raise Refused(f"resume={path} continues with the run's own configuration: leave out {' '.join(others)}.")
-    folder = open_run(path)
-    status = folder.status()["status"]
-    if status == "finished":
-        raise Refused(f"{path} is finished: evaluate it with `attn eval run={path}`, or start a new run.")
-    if status == "running":
-        raise Refused(f"{path} is still being trained by process {folder.status()['pid']}.")
-    return folder, replace(folder.config(), resume=None)
-
-
 def _train(
     folder: Run, config: schema.Config, data: Data, learner: Learner, resume: Path | None, threads: int
 ) -> dict[str, Any]:
     first = processes.rank() == 0
     progress = ProgressReport(config.trainer.epochs, folder.path / "log.txt" if first else None)
     metrics = MetricsFile(folder.path / "metrics.csv")
-    logger = make_logger(config.logger, folder.path) if first else False
+    logger: Any = make_logger(config.logger, folder.path) if first else False
     if config.logger.name != "none":
         learner.listeners.append(metrics.add)
     if logger:

@@ -53,7 +53,7 @@ class Trainer:
     epochs: int = bounded(60, 1, 100_000)
     batch_size: int = bounded(128, 1, 65536)
     eval_batch_size: int = bounded(1000, 1, 65536)
-    precision: str = choice("32", "32", "bf16")
+    precision: str = choice("32", "32", "tf32", "bf16")
     compile: str = choice("auto", "auto", "on", "off")
     threads: int | None = bounded(None, 1, 1024)  # None: as torch finds
     checkpoint_every: int = bounded(1, 1, 100_000)  # epochs
@@ -202,7 +202,8 @@ class Bench:
     threads: int = bounded(2, 1, 1024)
     seconds: float = bounded(5.0, 0, 3600, above=True)  # per measurement
     compile: str = choice("auto", "auto", "on", "off")
-    device: str = choice("auto", "auto", "cpu", "gpu")
+    precision: str = choice("32", "32", "tf32", "bf16")
+    device: str = choice("auto", "auto", "cpu", "gpu", "cuda")
 
 
 @dataclass(frozen=True)

@@ -82,15 +82,17 @@ def should_compile(config: schema.Config, data: Data) -> bool:
 
 @contextlib.contextmanager
 def precision(name: str) -> Iterator[None]:
-    """`bf16` multiplies matrices with bf16 operands (sums, weights and all else stay fp32); on a GPU autocast does
-    so.
+    """`tf32` multiplies matrices and convolves with operands of 10 bits behind the point, where the device can; `bf16`
+    with 7 bits (sums, weights and all else stay fp32), on a GPU by autocast.
     """
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("medium" if name == "bf16" else "highest")
+    before, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision({"32": "highest", "tf32": "high", "bf16": "medium"}[name])
+    torch.backends.cudnn.allow_tf32 = name != "32"  # torch allows it unasked
     try:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
+        torch.backends.cudnn.allow_tf32 = convolutions
 
 
 class Clock(Callback):

@@ -59,6 +59,7 @@ RESULT_NAMES = {
 
 BENCH_FORMATS = {
     "step_ms": "{:.1f}",
+    "steps_per_second": "{:,.1f}",
     "images_per_second": "{:,.0f}",
     "sgemm_share": "{:.2f}",
     "ratio_to_reference": "{:.1f}",
@@ -66,7 +67,9 @@ BENCH_FORMATS = {
     "glimpse_us": "{:.2f}",
     "grid_ratio": "{:.2f}",
     "peak_memory_mb": "{:,.0f}",
-    "kernel_launches": "{:,d}",
+    "kernel_launches": "{:,.0f}",
+    "busy_share": "{:.0%}",
+    "gradient_error": "{:.1e}",
 }
 
 
@@ -147,12 +150,22 @@ def mc_table(rows: Iterable[Row]) -> Table:
 
 def bench_table(rows: Iterable[Row]) -> Table:
     """Per shape: speed, share of the sgemm rate, ratio to the plain step, what Lightning adds to a step, of Gaussian
-    grids the time in that of their products, memory, and on a GPU kernel launches.
+    grids the time in that of their products, memory, on a GPU kernel launches and the share of time in which it is
+    busy, and the relative error of a gradient in a lower precision.
     """
-    rows, names = list(rows), ["shape", "compiled", "step ms", "images/s", "of sgemm", "× reference"]
-    names += ["Lightning adds", "glimpse µs", "grid / its products", "peak MB", "launches"]
+    rows, names = list(rows), ["shape", "compiled", "step ms", "steps/s", "images/s", "of sgemm", "× reference"]
+    names += [
+        "Lightning adds",
+        "glimpse µs",
+        "grid / its products",
+        "peak MB",
+        "launches",
+        "GPU busy",
+        "gradient error",
+    ]
     formats = dict(BENCH_FORMATS)
-    for key, name in (("kernel_launches", "launches"), ("grid_ratio", "grid / its products")):
+    left_out = {"kernel_launches": "launches", "busy_share": "GPU busy", "gradient_error": "gradient error"}
+    for key, name in {"grid_ratio": "grid / its products", **left_out}.items():
         if all(row.get(key) is None for row in rows):
             names.remove(name)
             del formats[key]

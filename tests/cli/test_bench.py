@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,8 @@ def test_figures_agree_with_each_other(measured):
     assert json.loads(Path(small.output).read_text()) == [row]
     assert {"shape", "images_per_second", "sgemm_share", "ratio_to_reference", "lightning_share"} <= set(row)
     assert row["images_per_second"] == pytest.approx(128 / (row["step_ms"] / 1000))
+    assert row["steps_per_second"] == pytest.approx(1000 / row["step_ms"])
+    assert row["precision"] == "32" and row["gradient_error"] is row["busy_share"] is None
     # 6 glimpses: what and where twice (no gradient goes on), combine and core three times; see RAM.multiply_adds
     adds = 6 * (2 * (64 * 128 + 2 * 128) + 3 * (256 * 256 + 512 * 256)) + 5 * 256 * (3 * 2 + 2) + 3 * 2560
     assert row["multiply_adds_per_second"] == pytest.approx(row["images_per_second"] * adds)
@@ -38,6 +41,25 @@ def test_figures_agree_with_each_other(measured):
 
 def test_the_loop_reference_is_slower(measured):
     assert measured[1]["ratio_to_reference"] > 1.2
+
+
+def test_a_lower_precision_tells_its_error():
+    """bf16 rounds operands to 8 bits, an error of 2⁻⁹ each, where the CPU does so; 32 against 32 is exact."""
+    settings = schema.Config(
+        model=schema.Ram(hidden=32), glimpses=schema.Glimpses(2, 8), trainer=schema.Trainer(precision="bf16")
+    )
+    data = bench.SyntheticData(bench.Shape(28, 28, 2, 8, 1), 64, 1, torch.device("cpu"))
+    error = bench.gradient_error(settings, data, torch.device("cpu"))
+    assert error < 0.1
+    exact = replace(settings, trainer=schema.Trainer(precision="32"))
+    assert bench.gradient_error(exact, data, torch.device("cpu")) == 0
+
+
+def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for device in ("gpu", "cuda"):
+        with pytest.raises(Refused, match="finds no GPU.*device=cpu"):
+            bench.run(schema.Bench(device=device, shapes=("28x28",)))
 
 
 def test_a_missing_output_folder_is_refused_before_anything_is_measured(tmp_path):

@@ -115,12 +115,14 @@ def test_sweep_over_seeds_alone_is_one_row() -> None:
 
 
 def test_bench_table() -> None:
-    row = {"shape": "28×28", "compiled": True, "step_ms": 3.21, "images_per_second": 39876.5, "sgemm_share": 0.482,
-           "ratio_to_reference": 21.04, "lightning_share": 0.052}  # fmt: skip
-    assert cells(as_text(bench_table([row])))[1] == ["28×28", "yes", "3.2", "39,876", "0.48", "21.0", "5.2%", "–", "–"]
-    row |= {"peak_memory_mb": 1234.5, "kernel_launches": 321}
+    row = {"shape": "28×28", "compiled": True, "step_ms": 3.21, "steps_per_second": 311.5, "images_per_second": 39876.5,
+           "sgemm_share": 0.482, "ratio_to_reference": 21.04, "lightning_share": 0.052}  # fmt: skip
+    expected = ["28×28", "yes", "3.2", "311.5", "39,876", "0.48", "21.0", "5.2%", "–", "–"]
+    assert cells(as_text(bench_table([row])))[1] == expected
+    row |= {"peak_memory_mb": 1234.5, "kernel_launches": 321.0, "busy_share": 0.876, "gradient_error": 0.00213}
     head, *rows = cells(as_text(bench_table([row])))
-    assert (head[-2:], rows[0][-2:]) == (["peak MB", "launches"], ["1,234", "321"])
+    assert head[-4:] == ["peak MB", "launches", "GPU busy", "gradient error"]
+    assert rows[0][-4:] == ["1,234", "321", "88%", "2.1e-03"]
 
 
 def test_piped_text_is_plain_whole_and_fits_any_encoding(monkeypatch) -> None:
