@@ -9,6 +9,8 @@ Choices:
    a gradient, waits for the device in every step.
 2. Gradients travel as one buffer after the backward pass. They are small here; overlap would gain little.
 3. An exchange with a process that has ended raises `Lost`.
+4. R processes take the same steps as one with the same batches, but for the order of additions, for dropout masks, and
+   for the squared error of a baseline learned on sequences, a mean over the actions that count in a share.
 
 Legend: R processes (`size`), r the rank of this one.
 """

@@ -9,6 +9,7 @@ import csv
 import importlib
 import multiprocessing
 import os
+import socket
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -92,6 +93,21 @@ def train(config: schema.Config) -> dict[str, Any]:
     return {"result": result, "seen": seen, "written": [name for name in written if name.startswith(config.outputs)]}
 
 
+def begun(config: schema.Config) -> list[Any]:
+    """Weights after one step, which in the second process were drawn a little differently."""
+    from attn_cli.data.batches import open_data
+    from attn_cli.learning.training import fit, make_learner
+
+    with processes.joined(place(config.trainer), "cpu"):
+        data = open_data(config.data)
+        learner = make_learner(config, data)
+        with torch.no_grad():
+            for parameter in learner.model.parameters():
+                parameter += 0.01 * processes.rank()
+        fit(learner, config, data)
+    return [parameter.tolist() for parameter in learner.model.parameters()]
+
+
 def evaluated(count: int, samples: int) -> Any:
     """Errors on `count` images of a real, untrained RAM."""
     from attn_cli.inference.monte_carlo import evaluate
@@ -143,6 +159,16 @@ def exchanges(dies: bool) -> Any:
         )  # fmt: skip
 
 
+def exchanges_under_slurm(port: int) -> Any:
+    """The same between processes that find each other as those of srun do."""
+    rank, size = os.environ.pop("RANK"), os.environ.pop("WORLD_SIZE")
+    os.environ.update(
+        SLURM_STEP_NUM_TASKS=size, SLURM_STEP_NUM_NODES="1", SLURM_STEP_NODELIST="localhost", SLURM_PROCID=rank,
+        SLURM_LOCALID=rank, SLURM_JOB_ID="1000000", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
+    )  # fmt: skip
+    return exchanges(False)
+
+
 # The tests.
 
 
@@ -189,12 +215,19 @@ def test_two_processes_train_as_one(both: list[dict[str, Any]]) -> None:
         torch.testing.assert_close(weights[1][name], tensor, rtol=1e-3, atol=1e-5)
 
 
+def test_weights_that_were_drawn_differently_are_made_equal(config: schema.Config, tmp_path: Path) -> None:
+    short = replace(config, trainer=replace(config.trainer, epochs=1, limit_train_steps=1))
+    first, second = together(tmp_path, 2, "begun", short)
+    assert first == second and len(first) > 4
+
+
 def test_the_results_agree(both: list[dict[str, Any]]) -> None:
     alone, first, second = (answer["result"] for answer in both)
     for key in ("val_error", "test_error", "test_error_interval", "test_error_deviation", "digests", "device"):
         assert alone[key] == first[key] == second[key], key
     assert alone["images_per_second"] * alone["seconds"] == pytest.approx(120)
     assert first["images_per_second"] * first["seconds"] == pytest.approx(120)
+    assert (alone["devices"], first["devices"]) == (1, 2)
 
 
 def test_processes_see_distinct_images_and_together_all(both: list[dict[str, Any]]) -> None:
@@ -238,9 +271,18 @@ def test_batch_normalisation_over_all_processes(tmp_path: Path) -> None:
             np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
+EXCHANGED = ([[[0.5, 0.5], [0.5, 0.5]], 5.0], [3, 20], True, False, "from 0", [0, 1])
+
+
 def test_exchanges(tmp_path: Path) -> None:
-    expected = ([[[0.5, 0.5], [0.5, 0.5]], 5.0], [3, 20], True, False, "from 0", [0, 1])
-    assert together(tmp_path, 2, "exchanges", False) == [expected, expected]
+    assert together(tmp_path, 2, "exchanges", False) == [EXCHANGED, EXCHANGED]
+
+
+def test_exchanges_under_slurm(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    assert together(tmp_path, 2, "exchanges_under_slurm", port) == [EXCHANGED, EXCHANGED]
 
 
 def test_an_exchange_with_a_dead_process_is_refused(tmp_path: Path) -> None:

@@ -2,7 +2,8 @@
 
 A learner wraps a model and names its objective; the mathematics is in `objectives`. Batches come as (images, labels,
 epoch, step) from `EpochBatches`. A training step makes no host-device sync on a GPU: the numbers for the log are added
-up on the device, and the guard against non-finite numbers reads its flags only now and then.
+up on the device, and the guard against non-finite numbers reads its flags only now and then. Of several processes each
+has its share of a batch and of its noise; loss, log and gradients are averaged, so all of them take the same step.
 """
 
 from __future__ import annotations

@@ -147,5 +147,7 @@ def fit(
         )
         if processes.rank():
             seed_everything(key("process", config.seed, processes.rank()) % 2**32)  # dropout of its own
+        if resume is None:  # processors of another kind draw weights with other last bits
+            processes.average_([parameter.detach() for parameter in learner.model.parameters()])
         with precision(settings.precision):
             trainer.fit(learner, batches, ckpt_path=resume)

@@ -1,0 +1,151 @@
+"""`attn train trainer=ddp` as people start it: two real processes on a CPU, stopped, killed and continued for real."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from attn_cli.learning.checkpoints import load
+from attn_cli.places import usable_cores
+from attn_cli.runs import Run
+
+pytestmark = pytest.mark.skipif(usable_cores() < 2, reason="two processes need two CPU cores")
+
+TWO = (
+    "trainer=ddp", "trainer.accelerator=cpu", "data=arrays", "data.path=images.npz", "glimpses=2", "glimpses.size=4",
+    "model.hidden=8", "model.glimpse_hidden=8", "model.glimpse_features=8", "trainer.compile=off",
+    "trainer.batch_size=8", "trainer.epochs=2",
+)  # fmt: skip
+PATIENCE = 240  # seconds for what takes a few on an idle machine
+
+
+@pytest.fixture
+def images(attn):
+    """4,000 images of 8×8, so that an epoch of 500 steps can be met in the middle."""
+    random = np.random.default_rng(0)
+    pixels, labels = random.integers(0, 256, (4300, 8, 8), np.uint8), np.arange(4300) % 3
+    parts = {"train": slice(4000), "validation": slice(4000, 4101), "test": slice(4101, 4300)}
+    splits = {f"{name}_images": pixels[part] for name, part in parts.items()}
+    np.savez(attn.folder / "images.npz", **splits, **{f"{name}_labels": labels[part] for name, part in parts.items()})
+    return attn
+
+
+def wait_for(what, process: subprocess.Popen[str]):
+    """The first true value of `what()`, while the process goes on."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        assert process.poll() is None, process.communicate()
+        if value := what():
+            return value
+        time.sleep(0.02)
+    raise AssertionError("nothing happened")
+
+
+def workers(process: subprocess.Popen[str]) -> dict[int, int]:
+    """Process ids by rank, of those that the command has started."""
+    found = {}
+    for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
+        words = Path(f"/proc/{child}/cmdline").read_text().split("\0")
+        if "attn_cli.commands.worker" in words:
+            found[int(words[-2])] = int(child)
+    return found
+
+
+def in_training(attn, process: subprocess.Popen[str]) -> Path:
+    """The run's folder, as soon as it has a checkpoint."""
+    return wait_for(lambda: list(attn.folder.glob("outputs/*/checkpoints/last.ckpt")), process)[0].parents[1]
+
+
+def gone(pids) -> bool:
+    return not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+def test_interrupted_and_resumed_is_the_same_run(images):
+    whole = images("train", *TWO)
+    (folder,) = images.runs()
+    assert whole.stdout.count("epoch   1/2") == whole.stdout.count("Run folder") == 1 and whole.stderr == ""
+    result = Run(folder).result()
+    assert Run(folder).status()["status"] == "finished" and result["images_per_second"] > 0
+    assert 0 < result["val_error"] < 100 and result["test_error_interval"][0] < result["test_error"]
+    folder.rename(images.folder / "whole")
+
+    process = images.start("train", *TWO, "trainer.checkpoint_seconds=0.1")
+    folder = in_training(images, process)
+    pids = workers(process)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 130, err
+    assert f"continue with `attn train resume={folder.relative_to(images.folder)}`" in err and "Traceback" not in err
+    assert err.count("with a checkpoint: ") == 1 and set(pids) == {0, 1} and gone(pids.values())
+    assert Run(folder).status()["status"] == "interrupted"
+    assert 0 < load(folder / "checkpoints" / "last.ckpt")["global_step"] < 1000
+
+    images("train", f"resume={folder.relative_to(images.folder)}")
+    ends = [load(path / "checkpoints" / "last.ckpt") for path in (images.folder / "whole", folder)]
+    assert all((ends[0]["state_dict"][name] == value).all() for name, value in ends[1]["state_dict"].items())
+    for key in ("val_error", "test_error"):
+        assert Run(folder).result()[key] == result[key]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_killed_process_ends_the_run(images, rank):
+    process = images.start("train", *TWO, "trainer.epochs=1000", "trainer.checkpoint_seconds=0.1")
+    folder = in_training(images, process)
+    pids = workers(process)
+    killed = time.monotonic()
+    os.kill(pids[rank], signal.SIGKILL)
+    _, err = process.communicate(timeout=PATIENCE)
+    assert time.monotonic() - killed < 60 and process.returncode == 1 and gone(pids.values())
+    sentence = (
+        f"Process {rank} of 2 was killed by SIGKILL and the others were stopped: "
+        f"continue with `attn train resume={folder.relative_to(images.folder)}`."
+    )
+    assert err == f"attn train: {sentence}\n"
+    status = Run(folder).status()
+    assert (status["status"], status["message"]) == ("failed", sentence)
+    assert load(folder / "checkpoints" / "last.ckpt")["global_step"] > 0
+
+
+def test_a_killed_command_stops_its_processes(images):
+    process = images.start("train", *TWO, "trainer.epochs=1000", "trainer.checkpoint_seconds=0.1")
+    folder = in_training(images, process)
+    pids = workers(process)
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + PATIENCE
+    while not gone(pids.values()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert gone(pids.values()) and Run(folder).status()["status"] == "terminated"
+
+
+def test_a_refusal_is_one_sentence_and_leaves_nothing(images):
+    cores = usable_cores()
+    done = images("train", *TWO, f"trainer.devices={cores + 1}", f"trainer.batch_size={8 * (cores + 1)}", code=1)
+    assert f"trainer.devices={cores + 1} is more than the {cores} CPU cores that can be used here" in done.stderr
+    assert done.stderr.count("\n") == 1 and images.runs() == []
+    done = images("train", *TWO, "data.path=none.npz", code=1)  # both processes refuse it
+    assert "none.npz" in done.stderr and done.stderr.count("\n") == 1 and images.runs() == []
+
+
+def test_torchrun(images):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*command, "-m", "attn_cli", "train", *TWO, "trainer.limit_train_steps=4"],
+        cwd=images.folder, env=images.environment(), capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (folder,) = images.runs()
+    assert done.stdout.count("Run folder") == 1
+    assert [row["step"] for row in csv.DictReader((folder / "metrics.csv").open())] == ["4", "8"]
+    assert json.loads((folder / "result.json").read_text())["run"] == str(folder.relative_to(images.folder))
+    assert re.search("finished", (folder / "status.json").read_text())
