@@ -28,8 +28,7 @@ from omegaconf import DictConfig, OmegaConf
 import attn_cli
 from attn_cli.config import arguments, hydra_errors, plugin_source, schema
 from attn_cli.errors import Refused
-from attn_cli.sweeps import jobs, plan, report
-from hydra_plugins import attn_sweepers
+from attn_cli.sweeps import jobs, plan, plugins, report
 
 
 @dataclass(frozen=True)
@@ -110,7 +109,7 @@ def compose(
 ) -> None:
     """Hands `words` to Hydra, which calls `task` with each composed configuration; raises Refused if none composes."""
     plugin_source.register()
-    attn_sweepers.register()
+    plugins.register()
     main = hydra.main(config_path=str(conf_folder()), config_name=command.config_name, version_base="1.3")(task)
     with _arguments([program or command.prog, *words]), _errors_propagate():
         try:
