@@ -211,7 +211,8 @@ on_create: list[Callable[[Run], None]] = []  # called with each new run folder: 
 def create(config: schema.Config, outputs: str | Path | None = None) -> Run:
     """A new, unique run folder with its config.yaml and status "running"; `outputs` defaults to the configuration's."""
     outputs = Path(config.outputs if outputs is None else outputs)
-    kind = f"{config.data.name}-{config.model.name}-{config.glimpses.count}g"
+    glimpses = getattr(config.data, "frames", config.glimpses.count)  # games have one a frame
+    kind = f"{config.data.name}-{config.model.name}-{glimpses}g"
     try:
         outputs.mkdir(parents=True, exist_ok=True)
         while True:

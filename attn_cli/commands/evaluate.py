@@ -12,6 +12,7 @@ from attn_cli.config import schema
 from attn_cli.data.photos import Birds
 from attn_cli.devices import choose_device, prepare_cpu
 from attn_cli.errors import Refused
+from attn_cli.games import players
 from attn_cli.inference.attention import attention
 from attn_cli.inference.monte_carlo import Evaluation, evaluate, evaluate_views, paired_interval
 from attn_cli.learning.restore import Restored, check_same_images, check_sampling, restore
@@ -34,13 +35,13 @@ def run(config: schema.Evaluate) -> dict[str, Any]:
     seconds = time.perf_counter() - start
     low, high = outcome.interval()
     error = "test_error" if config.split == "test" else "val_error"
-    result = {
+    result: dict[str, Any] = {
         "run": str(found.path),
         "model": restored.config.model.name,
         "data": restored.config.data.name,
         "split": config.split,
         "checkpoint": config.checkpoint,
-        "policy": "mean location" if greedy else "sampled",
+        "policy": "mean location" if greedy else "sampled",  # and of games the likeliest action
         "mc_samples": config.mc_samples,
         "average": None if greedy else config.average,
         "focus": config.focus_size if config.focus else None,
@@ -57,7 +58,9 @@ def run(config: schema.Evaluate) -> dict[str, Any]:
         "images_per_second": outcome.count * len(outcome.errors) * max(1, config.mc_samples) / seconds,
         "digest": restored.data.digest(config.split),
     }
-    if greedy and not restored.model.sequence:
+    if restored.model.game is not None:
+        result |= {"caught": 100 - outcome.error(), "players": players.compared(labels)}
+    elif greedy and not restored.model.sequence:
         result |= _attention(restored, config, images, labels)
     if other is not None or not greedy:  # compared with the other run, or with the mean-location path
         compared = _measured(other, config, config.mc_samples) if other else _measured(restored, config, 0)

@@ -1,4 +1,4 @@
-"""`attn show`: where a run looked, as a figure of glimpse paths and one animation an image."""
+"""`attn show`: where a run looked, as a figure of glimpse paths and one animation an image or game."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from attn_cli.devices import choose_device, prepare_cpu
 from attn_cli.errors import Refused
 from attn_cli.inference.monte_carlo import evaluation_noise
 from attn_cli.learning.restore import Restored, check_same_images, restore
-from attn_cli.models.rollout import rollout
+from attn_cli.models.rollout import play, rollout
 from attn_cli.models.trace import Trace
 from attn_cli.pictures.animation import glimpse_animation, readers_animation
+from attn_cli.pictures.games import game_animation, games_figure
 from attn_cli.pictures.paths import glimpse_path_figure, readers_figure
 from attn_cli.runs import latest, open_run
 
@@ -41,9 +42,28 @@ def run(config: schema.Show) -> list[Path]:
         check_same_images(restored, backward, config.split, "draw readers of")
         readers = {"forward": restored, "backward": backward}
     folder = Path(config.output or found.path / "pictures")
-    files = draw(readers, images, labels, wanted, config.seed, folder, config.gif, config.split)
+    if restored.model.game is not None:
+        files = draw_games(restored, labels, wanted, config.seed, folder, config.gif, config.split)
+    else:
+        files = draw(readers, images, labels, wanted, config.seed, folder, config.gif, config.split)
     for file in files:
         print(file)
+    return files
+
+
+@torch.no_grad()
+def draw_games(
+    restored: Restored, starts: Tensor, wanted: list[int], seed: int, folder: Path, gif: bool, split: str
+) -> list[Path]:
+    """games-<split>.png and, if asked, game-<split>-<i>.gif for each game, as `attn eval` plays them."""
+    model, info = restored.model, restored.data.info
+    noise = evaluation_noise(seed, 0, 0, len(starts), model.steps, model.noises)[torch.tensor(wanted)]
+    index = torch.tensor(wanted, device=starts.device)
+    trace = play(model, starts[index], noise[None].to(starts.device), greedy=True, record=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    files = [games_figure(trace, folder / f"games-{split}.png")]
+    for i, number in enumerate(wanted if gif else ()):
+        files.append(game_animation(trace, i, info.class_names, folder / f"game-{split}-{number}.gif"))
     return files
 
 

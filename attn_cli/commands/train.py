@@ -13,6 +13,7 @@ from attn_cli.data.batches import open_data
 from attn_cli.data.splits import Data
 from attn_cli.devices import choose_device, prepare_cpu
 from attn_cli.errors import Refused, Terminated
+from attn_cli.games.players import compared
 from attn_cli.inference.monte_carlo import evaluate
 from attn_cli.learning.checkpoints import load, newest_valid
 from attn_cli.learning.guards import Checkpoints, SignalGuard, Stopped, explain_oom
@@ -141,8 +142,8 @@ def _evaluated(folder: Run, config: schema.Config, data: Data, learner: Learner,
         split: evaluate(learner.model, *data.fixed(split), repeats=REPEATS, seed=config.seed, batch_size=batch)
         for split in ("validation", "test")
     }
-    test = outcomes["test"]
-    return {
+    test, game = outcomes["test"], data.info.game
+    result: dict[str, Any] = {
         "run": str(folder.path),
         "experiment": config.experiment,
         "data": config.data.name,
@@ -168,6 +169,11 @@ def _evaluated(folder: Run, config: schema.Config, data: Data, learner: Learner,
         "versions": versions(),
         "digests": {split: data.digest(split) for split in outcomes},
     }
+    if game is not None:
+        frames = learner.images * game.frames
+        result |= {"frames": frames, "frames_per_second": frames / max(learner.seconds, 1e-9)}
+        result |= {"caught": 100 - test.error(), "players": compared(data.fixed("test")[1])}
+    return result
 
 
 def _record(folder: Run, learner: Learner, error: BaseException) -> None:

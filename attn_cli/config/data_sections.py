@@ -124,6 +124,16 @@ class HouseNumbers(Sequences):
 
 
 @dataclass(frozen=True)
+class Catch:
+    """The game of Mnih et al. 2014, section 4.2; see attn_cli/games/catch.py."""
+
+    frames: ClassVar[int] = 23  # of a game: each brings a glimpse
+    name: str = "catch"
+    games: int = bounded(20_000, 1, 10_000_000)  # fresh ones in an epoch
+    retina: Retina = field(default_factory=lambda: Retina(6, 3))
+
+
+@dataclass(frozen=True)
 class Folder:
     """A person's own images: class folders (data=folder)."""
 
@@ -146,4 +156,6 @@ class Arrays(Folder):
     name: str = "arrays"
 
 
-AnyData = Scenes | Pairs | Sequences | Svhn | Cifar10 | Cub200 | Folder  # or the Config of an installed package's data
+AnyData = (
+    Scenes | Pairs | Sequences | Svhn | Cifar10 | Cub200 | Catch | Folder
+)  # or the Config of an installed package's data

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from attn_cli.config.fields import bounded, choice
 
@@ -27,8 +28,30 @@ class Ram:
     baseline_weight: float = bounded(1.0, 0, 1000)
     policy_gradient: str = choice("full", "detached", "full")
     location_mean: str = choice("linear", "linear", "tanh")
-    policy: str = choice("gaussian", "gaussian", "grid", "random")
+    policy: str = choice("gaussian", "gaussian", "grid", "random", "fixed")
     grid: int = bounded(5, 2, 5)  # places per side with policy=grid; the paper found more than 25 places hard
+
+
+@dataclass(frozen=True)
+class RamCatch:
+    """RAM as a player of Catch (Mnih et al. 2014, section 4.2): model=ram_catch."""
+
+    core: ClassVar[str] = "lstm"
+    policy_gradient: ClassVar[str] = "full"
+    baseline: ClassVar[str] = "learned"
+    name: str = "ram_catch"
+    hidden: int = bounded(256, 1, 4096)  # D, width of the core
+    glimpse_hidden: int = bounded(128, 1, 4096)  # width of h_g and h_l
+    glimpse_features: int = bounded(256, 1, 4096)  # width of the glimpse network's output
+    sigma: float = bounded(0.15, 0, 2, above=True)  # std of the location policy, in units of half the screen
+    discount: float = bounded(1.0, 0, 1)  # of the reward, per frame
+    location_weight: float = bounded(0.02, 0, 1000)  # of the REINFORCE of locations relative to that of actions
+    baseline_weight: float = bounded(1.0, 0, 1000)
+    entropy_weight: float = bounded(0.002, 0, 1000)  # of the entropy of the actions, which is a reward
+    location_mean: str = choice("linear", "linear", "tanh")
+    location_scale: float = bounded(0.1, 0, 1000, above=True)  # of the location network's output
+    policy: str = choice("gaussian", "gaussian", "grid", "random", "fixed")  # of locations
+    grid: int = bounded(5, 2, 5)  # places per side with policy=grid
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ HOUSE_NUMBERS = ("house_numbers", "house_numbers_110")
 CONVNETS = ("convnet_64_64_64_512", "convnet_10", "convnet_10_small", "convnet_5", "convnet_bn", "convnet_1", "fc")
 MODELS: dict[str, str] = {
     **dict.fromkeys(("ram", "ram_lstm"), "attn_cli.models.ram:RAM"),
+    "ram_catch": "attn_cli.models.ram_catch:RamCatch",
     **dict.fromkeys(("dram", "dram_small", "dram_mnist"), "attn_cli.models.dram:DRAM"),
     "soft_ram": "attn_cli.models.soft_ram:SoftRAM",
     "rsam": "attn_cli.models.rsam:RSAM",
@@ -43,7 +44,7 @@ MODELS: dict[str, str] = {
 }
 DATA: dict[str, str] = {
     name: "attn_cli.data.batches:open_data"
-    for name in (*SCENES, *PAIRS, *SEQUENCES, *HOUSE_NUMBERS, *SVHN, "cifar10", "cub200", "folder", "arrays")
+    for name in (*SCENES, *PAIRS, *SEQUENCES, *HOUSE_NUMBERS, *SVHN, "cifar10", "cub200", "catch", "folder", "arrays")
 }
 
 _BUILT_IN = {"model": MODELS, "data": DATA}

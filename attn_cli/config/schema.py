@@ -16,6 +16,7 @@ from attn_cli.config import registry
 from attn_cli.config.data_sections import (
     AnyData,
     Arrays,
+    Catch,
     Cifar10,
     Cub200,
     Folder,
@@ -27,7 +28,7 @@ from attn_cli.config.data_sections import (
 )
 from attn_cli.config.data_sections import Retina as Retina  # packages of other people take it from here
 from attn_cli.config.fields import REQUIRED, bounded, build, checked, choice, full_key, required_key, unknown_key
-from attn_cli.config.model_sections import WIDEST, ConvNet, Dram, DrawReader, Ram, Rsam, SoftRam, Stn, Timm
+from attn_cli.config.model_sections import WIDEST, ConvNet, Dram, DrawReader, Ram, RamCatch, Rsam, SoftRam, Stn, Timm
 from attn_cli.errors import Refused, nearest
 
 T = TypeVar("T")
@@ -84,7 +85,7 @@ class Logger:
 class Config:
     """`attn train`, and what a run folder keeps."""
 
-    model: Ram | Dram | SoftRam | Rsam | DrawReader | Stn | ConvNet | Timm = field(
+    model: Ram | RamCatch | Dram | SoftRam | Rsam | DrawReader | Stn | ConvNet | Timm = field(
         default_factory=Ram
     )  # or the Config of an installed package's model
     data: AnyData = field(default_factory=Scenes)
@@ -233,6 +234,7 @@ S = TypeVar("S", Config, Cost)
 MODELS: dict[str, type] = {
     "ram": Ram,
     "ram_lstm": Ram,
+    "ram_catch": RamCatch,
     **dict.fromkeys(("dram", "dram_small", "dram_mnist"), Dram),
     "soft_ram": SoftRam,
     "rsam": Rsam,
@@ -249,6 +251,7 @@ DATA: dict[str, type] = {
     **dict.fromkeys(registry.HOUSE_NUMBERS, HouseNumbers),
     "cifar10": Cifar10,
     "cub200": Cub200,
+    "catch": Catch,
     "folder": Folder,
     "arrays": Arrays,
 }

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from attn_cli.config import registry, schema
 from attn_cli.data import house_numbers, pairs, prepared, sequences
+from attn_cli.data.games import Games
 from attn_cli.data.layouts import LONGEST
 from attn_cli.data.photos import Birds, Svhn
 from attn_cli.data.prepare import Log, prepare
@@ -194,6 +195,8 @@ def open_data(config: Any, *, log: Log = print) -> Data:
         from attn_cli.data.sources import cub200
 
         return Birds(config, cub200.load(path, log))
+    if isinstance(config, schema.Catch):
+        return Games(config)
     if isinstance(config, schema.Cifar10):
         source = _source(config, log)
         pools = _pools(config, source)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
@@ -35,6 +35,7 @@ class DataInfo:
     validation: int
     test: int
     length: int = 0  # largest number L of objects in an image that is labelled with a sequence; 0: one label an image
+    game: Any = None  # the class of what is played: `classes` are its actions, labels are what games start from
 
 
 class Data(Protocol):

@@ -23,7 +23,7 @@ from attn_cli.inference.combine import crop, focus_box, looked_at_labels
 from attn_cli.inference.intervals import Z, wilson
 from attn_cli.inference.sequences import read
 from attn_cli.models.model import GlimpseModel
-from attn_cli.models.rollout import rollout
+from attn_cli.models.rollout import play, rollout
 
 
 def evaluation_noise(seed: int, repeat: int, sample: int, count: int, glimpses: int, numbers: int = 2) -> Tensor:
@@ -154,6 +154,11 @@ def evaluate(
                 reading = read(model, seen, paths, greedy=greedy, average=average)
                 off_MB = (reading.labels != labels_n[part]).any(-1)
                 glimpses += reading.glimpses
+            elif model.game is not None:
+                trace = play(model, labels_n[part], paths, greedy)
+                assert trace.rewards is not None
+                off_MB = trace.rewards < 0.5
+                glimpses += paths.shape[1] * M * T
             else:
                 logits, _ = rollout(model, images_nCHW[part], paths, greedy=greedy)
                 off_MB = running_averages(logits, average).argmax(-1) != labels_n[part]

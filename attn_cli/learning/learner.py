@@ -26,6 +26,7 @@ from attn_cli.learning.compiling import compiled
 from attn_cli.learning.guards import FiniteGuard
 from attn_cli.learning.objectives import (
     Losses,
+    control,
     hybrid,
     repulsion,
     sequence_hybrid,
@@ -34,7 +35,7 @@ from attn_cli.learning.objectives import (
     supervised_steps,
 )
 from attn_cli.models.model import GlimpseModel
-from attn_cli.models.rollout import compact_rollout, draw_noise, rollout
+from attn_cli.models.rollout import compact_rollout, draw_noise, play, rollout
 from attn_cli.models.soft_ram import SoftRAM
 from attn_cli.models.trace import Trace
 
@@ -148,6 +149,8 @@ class Learner(pl.LightningModule):
             100 * row.pop("error"),
             self.val_error,
         )
+        if self.model.game is not None:
+            row["caught"] = None if self.val_error is None else 100 - self.val_error
         for listener in self.listeners:
             listener(row)
         self._since = time.perf_counter()
@@ -187,6 +190,20 @@ class RamLearner(Learner):
             baseline=options.baseline,
             reinforce_weight=options.reinforce_weight,
             baseline_weight=options.baseline_weight,
+        )
+
+
+class GameLearner(Learner):
+    """RAM in a dynamic environment, sections 3.2 and 4.2: `images` are the first screens, `labels` the starts."""
+
+    def losses(self, images: Tensor, noise: Tensor, labels: Tensor) -> Losses:
+        options: Any = self.config.model
+        return control(
+            play(self.model, labels, noise),
+            discount=options.discount,
+            location_weight=options.location_weight,
+            baseline_weight=options.baseline_weight,
+            entropy_weight=options.entropy_weight,
         )
 
 

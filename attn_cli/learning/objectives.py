@@ -85,6 +85,41 @@ def hybrid(
     return Losses(total, cross_entropy.detach(), reinforce.detach(), fit.detach(), reward_MB.mean(), error)
 
 
+def control(
+    trace: Trace,
+    *,
+    discount: float = 1.0,
+    location_weight: float = 1.0,
+    baseline_weight: float = 1.0,
+    entropy_weight: float = 0.0,
+) -> Losses:
+    """REINFORCE for the locations and actions of games that end with a reward (RAM, section 3.2, eq. 1).
+
+    Summed over a game and averaged over games; what is done d frames before the last action has the return
+    discount^d · reward. A location is chosen with the action of the frame before it, from the same state. The entropy
+    of the actions is summed and averaged likewise, the squared error of the baseline is a mean.
+    """
+    assert trace.rewards is not None and trace.step_logits is not None
+    assert trace.actions is not None and trace.action_log_probs is not None and trace.action_baselines is not None
+    N = trace.actions.shape[-1]
+    since = torch.arange(N, -1, -1, device=trace.rewards.device)  # of the first location, then of every frame
+    returns_MBN = trace.rewards[..., None] * discount**since
+    acted = -(trace.action_log_probs * (returns_MBN[..., 1:] - trace.action_baselines.detach())).sum(-1).mean()
+    fits = [trace.action_baselines - returns_MBN[..., 1:]]
+    looked = acted.detach() * 0
+    if trace.log_probs.shape[-1]:
+        looked = -(trace.log_probs * (returns_MBN[..., :-1] - trace.baselines.detach())).sum(-1).mean()
+        fits.append(trace.baselines - returns_MBN[..., :-1])
+    fit = torch.cat(fits, -1).square().mean()
+    reinforce = acted + location_weight * looked
+    total = reinforce + baseline_weight * fit
+    if entropy_weight:
+        log_p = trace.step_logits.log_softmax(-1)
+        total = total + entropy_weight * (log_p.exp() * log_p).sum(-1).sum(-1).mean()
+    caught = trace.rewards.mean()
+    return Losses(total, fit.detach() * 0, reinforce.detach(), fit.detach(), caught, 1 - caught)
+
+
 def supervised(logits_MBSK: Tensor, targets_BS: Tensor) -> Losses:
     """Cross-entropy alone, for models without a policy: summed over the targets that exist (not -1), averaged over
     paths and images. One target: logits (M, B, K), targets (B,).

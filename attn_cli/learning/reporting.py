@@ -22,6 +22,7 @@ COLUMNS = (
     "epoch", "step", "train_loss", "cross_entropy", "reinforce", "baseline", "reward", "train_error", "val_error", "lr",
     "seconds",
 )  # fmt: skip
+OF_GAMES = "caught"  # a column that only games have
 REFRESH = 25  # steps between two updates of the bar
 
 
@@ -37,10 +38,11 @@ class MetricsFile:
 
     def add(self, row: dict[str, Any]) -> None:
         """Append one epoch and replace the file as a whole."""
-        new = {name: "" if row.get(name) is None else str(row[name]) for name in COLUMNS}
+        columns = (*COLUMNS, OF_GAMES) if OF_GAMES in row else COLUMNS
+        new = {name: "" if row.get(name) is None else str(row[name]) for name in columns}
         self.rows = [old for old in self.rows if int(old["epoch"]) < row["epoch"]] + [new]
         text = io.StringIO()
-        writer = csv.DictWriter(text, COLUMNS)
+        writer = csv.DictWriter(text, columns)
         writer.writeheader()
         writer.writerows(self.rows)
         write_atomically(self.path, text.getvalue())

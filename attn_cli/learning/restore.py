@@ -64,7 +64,9 @@ def check_same_images(one: Restored, other: Restored, split: str, do: str) -> No
 
 
 def check_sampling(restored: Restored, asked: str) -> None:
-    """Refuse to average over the paths of a model that has nothing to sample."""
+    """Refuse to average over the paths of a model that has nothing to sample, or no answers to average."""
+    if restored.model.game is not None:
+        raise Refused(f"{asked} averages answers; model={restored.config.model.name} plays a game and has none.")
     if not restored.model.stochastic:
         raise Refused(
             f"{asked} needs a model that samples where it looks; model={restored.config.model.name} does not."

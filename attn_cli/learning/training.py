@@ -26,12 +26,13 @@ from attn_cli.errors import Refused
 from attn_cli.learning.batch_norm import normalise_together
 from attn_cli.learning.checkpoints import VerifiedCheckpointIO
 from attn_cli.learning.compiling import compiler_found
-from attn_cli.learning.learner import DramLearner, Learner, RamLearner, SoftRamLearner, SupervisedLearner
+from attn_cli.learning.learner import DramLearner, GameLearner, Learner, RamLearner, SoftRamLearner, SupervisedLearner
 from attn_cli.learning.loader import EpochBatches
 from attn_cli.models.build import build_model
 
 LEARNERS: dict[str, type[Learner]] = {
     **dict.fromkeys(("ram", "ram_lstm"), RamLearner),
+    "ram_catch": GameLearner,
     **dict.fromkeys(("dram", "dram_small", "dram_mnist"), DramLearner),
     "soft_ram": SoftRamLearner,
     **dict.fromkeys(("rsam", "draw_reader", "stn", *registry.CONVNETS, "timm"), SupervisedLearner),
@@ -61,8 +62,8 @@ def seed_everything(seed: int) -> None:
 
 
 def should_compile(config: schema.Config, data: Data) -> bool:
-    """`on` insists; `auto` compiles where a compiler is found and the run is long, but no sequences on a CPU: there a
-    step that leaves out what does not count is faster, and its shapes vary.
+    """`on` insists; `auto` compiles where a compiler is found and the run is long, but on a CPU no sequences, where a
+    step that leaves out what does not count is faster and its shapes vary, and no games, which compile for minutes.
     """
     trainer = config.trainer
     if trainer.compile == "off":
@@ -74,7 +75,8 @@ def should_compile(config: schema.Config, data: Data) -> bool:
             )
         print("No C++ compiler was found: training runs without torch.compile.")
         return False
-    if trainer.compile == "auto" and data.info.length and choose_device(trainer.accelerator).type == "cpu":
+    slow = data.info.length or data.info.game
+    if trainer.compile == "auto" and slow and choose_device(trainer.accelerator).type == "cpu":
         return False
     steps = trainer.epochs * data.steps_per_epoch(trainer.batch_size)
     return trainer.compile == "on" or (steps >= WORTH_COMPILING and trainer.limit_train_steps is None)

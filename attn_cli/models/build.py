@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from attn_cli.config import registry, schema
 from attn_cli.data.splits import DataInfo
 from attn_cli.errors import Refused
@@ -11,12 +13,20 @@ from attn_cli.models.model import GlimpseModel
 def build_model(config: schema.Config, info: DataInfo) -> GlimpseModel:
     """The model that `config.model.name` names, for the images and classes of a data set."""
     model_class = registry.load("model", config.model.name)
-    options = {"length": info.length} if info.length else {}
+    options: dict[str, Any] = {"length": info.length} if info.length else {}
     if options and not getattr(model_class, "reads_sequences", False):
         raise Refused(
             f"data={info.name} has up to {info.length} labels an image and model={config.model.name} answers with one: "
             "use model=dram."
         )
+    if (info.game is not None) != getattr(model_class, "plays", False):
+        reason = "is a game" if info.game is not None else "is no game"
+        raise Refused(
+            f"data={info.name} {reason}, which does not suit model={config.model.name}: "
+            "use model=ram_catch with data=catch."
+        )
+    if info.game is not None:
+        options |= {"game": info.game}
     if getattr(model_class, "sized", False):
         options |= {"height": info.height, "width": info.width}
     return model_class(

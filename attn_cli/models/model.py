@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from attn_cli.errors import Refused
+from attn_cli.games.catch import Catch
 from attn_cli.glimpses.retina import Retina
 from attn_cli.models.parts import Part, multiply_adds
 
@@ -27,7 +28,9 @@ class GlimpseModel(nn.Module):
     masks: bool = False  # whether a glimpse is the image times a mask
     every_step: bool = False  # whether it answers after every glimpse, and all answers count
     sized: bool = False  # whether the constructor wants the size of the images, as `height` and `width`
-    noises: int = 2  # numbers that a step is given to choose a location
+    plays: bool = False  # whether it plays games; the constructor wants the `game` then
+    game: type[Catch] | None = None  # what it plays
+    noises: int = 2  # numbers that a step is given to choose a location, and of a game an action
     retina: Retina
 
     def look_at_one_scale(self, name: str, scales: int) -> None:
@@ -59,6 +62,14 @@ class GlimpseModel(nn.Module):
         trace.py.
         """
         raise TypeError(f"{type(self).__name__} has no step")
+
+    def watch(self, state: Any, screens_RCHW: Tensor) -> Any:
+        """With `plays`: the same state in front of the next frame, uint8."""
+        raise TypeError(f"{type(self).__name__} has no watch")
+
+    def act(self, logits_RA: Tensor, noise_R: Tensor, greedy: bool) -> Tensor:
+        """With `plays`: int64 (R,) actions, sampled or with `greedy` the likeliest."""
+        raise TypeError(f"{type(self).__name__} has no act")
 
     def classify(self, hidden: Tensor) -> Tensor:
         """Logits (…, K)."""

@@ -17,6 +17,7 @@ Departures from the paper, and choices that it leaves open:
     uniform.
  4. `location_mean: tanh` squashes the mean; the paper's is linear, the default.
  5. The LSTM core starts with a forget-gate bias of 1.
+ 6. `policy: fixed` looks at the centre all the time, for comparison.
 
 Legend: B images, M samples (paths) per image, R = M·B rows, N glimpses, K classes, D hidden, k scales, C channels,
 g width.
@@ -31,7 +32,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attn_cli.config.schema import Glimpses, Ram, Scales
+from attn_cli.config.schema import Glimpses, Ram, RamCatch, Scales
 from attn_cli.errors import Refused
 from attn_cli.glimpses.retina import Canvas, Retina
 from attn_cli.models.model import GlimpseModel
@@ -70,7 +71,14 @@ class RAM(GlimpseModel):
     places: Tensor
 
     def __init__(
-        self, config: Ram, glimpses: Glimpses, scales: Scales, *, channels: int, classes: int, background: int = 0
+        self,
+        config: Ram | RamCatch,
+        glimpses: Glimpses,
+        scales: Scales,
+        *,
+        channels: int,
+        classes: int,
+        background: int = 0,
     ):
         super().__init__()
         if config.policy == "grid" and config.grid**2 > 25:
@@ -79,6 +87,7 @@ class RAM(GlimpseModel):
             )
         self.config = config
         self.glimpses = glimpses.count
+        self.stochastic = self.random_start = config.policy != "fixed"
         self.retina = Retina(glimpses.size, scales.count, channels, background)
         D = config.hidden
         self.glimpse_network = GlimpseNetwork(self.retina.features, config.glimpse_hidden, config.glimpse_features)
@@ -105,19 +114,25 @@ class RAM(GlimpseModel):
         """Choose a location, look there, think. `noise_R2` is standard normal; `greedy` takes the mean location."""
         location, log_prob = self.choose(state, noise_R2, greedy)
         patches = self.retina.look(state.canvas, location)
-        features = self.glimpse_network(patches.flatten(1).to(state.hidden.dtype), location)
+        features = self.glimpse_network(self.sense(patches).flatten(1).to(state.hidden.dtype), location)
         hidden, cell = self.think(state, features)
         return replace(
             state, hidden=hidden, cell=cell, location=location, log_prob=log_prob, emitter=state.hidden, patches=patches
         )
 
+    def sense(self, patches: Tensor) -> Tensor:
+        """What the glimpse network is given of the patches (R, k, C, g, g): here the patches."""
+        return patches
+
     def choose(self, state: State, noise_R2: Tensor, greedy: bool) -> tuple[Tensor, Tensor | None]:
         """The next location (R, 2) in [-1, 1] and its log-density (R,), None for locations that no policy chose."""
         config = self.config
-        if state.location is None or config.policy == "random":
+        if config.policy == "fixed":
+            return torch.zeros_like(noise_R2), None
+        if (state.location is None and self.random_start) or config.policy == "random":
             return torch.erf(noise_R2 * math.sqrt(0.5)), None  # Φ of a normal is uniform: on [-1, 1] here
         emitter = state.hidden if config.policy_gradient == "full" else state.hidden.detach()
-        output = self.location_network(emitter)
+        output = self.locate(emitter)
         if config.policy == "grid":
             log_p = F.log_softmax(output, -1)
             if greedy:
@@ -131,6 +146,10 @@ class RAM(GlimpseModel):
         deviation = (sample - mean) / config.sigma
         log_prob = -0.5 * deviation.square().sum(-1) - 2 * math.log(config.sigma * math.sqrt(2 * math.pi))
         return sample.clamp(-1, 1), log_prob
+
+    def locate(self, hidden: Tensor) -> Tensor:
+        """What the location policy is made of (R, 2), or (R, places)."""
+        return self.location_network(hidden)
 
     def think(self, state: State, features: Tensor) -> tuple[Tensor, Tensor | None]:
         """h_t = Rect(Linear(h_{t−1}) + Linear(g_t)), or an LSTM."""
@@ -152,7 +171,7 @@ class RAM(GlimpseModel):
     def parts(self, targets: float | None = None) -> list[Part]:
         N, network = self.glimpses, self.glimpse_network
         first = network.what.weight.numel() + network.where.weight.numel()  # read pixels and locations
-        moves = 0 if self.config.policy == "random" else N - 1
+        moves = 0 if self.config.policy in ("random", "fixed") else N - 1
         locate, judge = self.location_network.weight.numel(), self.baseline_network.weight.numel()
         found = [
             Part("glimpse network", first + network.combine.weight.numel(), N, spared=N * first),

@@ -76,6 +76,50 @@ def rollout(
     return logits, trace
 
 
+def play(
+    model: GlimpseModel, starts_B: Tensor, noise_MBN3: Tensor, greedy: bool = False, record: bool = False
+) -> Trace:
+    """Play each game M times from its start: a frame, a glimpse of it, an action, until the game is over."""
+    assert model.game is not None
+    M, B, N, _ = noise_MBN3.shape
+    game = model.game.begin(starts_B.repeat(M, *[1] * (starts_B.dim() - 1)))
+    state = model.start(game.screens(), 1)
+    screens, states, step_logits, actions = [], [], [], []
+    for t in range(N):
+        screens.append(game.screens())
+        noise_R3 = noise_MBN3[:, :, t].flatten(0, 1)
+        state = model.step(model.watch(state, screens[-1]), noise_R3, greedy)
+        logits = model.classify(state.hidden)
+        actions.append(model.act(logits, noise_R3, greedy))
+        states.append(state)
+        step_logits.append(logits)
+        game = game.step(actions[-1])
+    step_logits_MBNA = torch.stack(step_logits, 1).unflatten(0, (M, B))
+    actions_MBN = torch.stack(actions, 1).view(M, B, N)
+    chosen = [s for s in states if s.log_prob is not None]
+    # One call: what follows a glimpse is judged by the state that acted, and the next location by the same state.
+    emitters = [s.emitter for s in chosen]
+    baselines = model.baseline(torch.stack([*(s.hidden for s in states), *emitters], 1)).unflatten(0, (M, B))
+    trace = Trace(
+        torch.stack([s.location for s in states], 1).view(M, B, N, 2),
+        torch.stack([s.log_prob for s in chosen], 1).view(M, B, -1) if chosen else baselines[..., :0],
+        baselines[..., N:],
+        step_logits_MBNA[:, :, -1],
+        step_logits_MBNA,
+        actions=actions_MBN,
+        action_log_probs=step_logits_MBNA.log_softmax(-1).gather(-1, actions_MBN[..., None])[..., 0],
+        action_baselines=baselines[..., :N],
+        rewards=game.rewards().view(M, B),
+    )
+    if record:
+        all_screens = torch.stack([*screens, game.screens()], 1)
+        trace.screens = all_screens.unflatten(0, (M, B))
+        trace.patches = torch.stack([model.patches(s) for s in states], 1).unflatten(0, (M, B))
+        boxes = [model.boxes(s, *all_screens.shape[-2:]) for s in states]
+        trace.boxes = torch.stack(boxes, 1).unflatten(0, (M, B))
+    return trace
+
+
 def compact_rollout(
     model: GlimpseModel,
     images_BCHW: Tensor,

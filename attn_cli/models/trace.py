@@ -28,3 +28,9 @@ class Trace:
     shifts: Tensor | None = None  # (M, B, N, 2) by how much attention was asked to move; of soft attention alone
     masks: Tensor | None = None  # (M, B, N, H, W) what multiplied the image
     sigmas: Tensor | None = None  # (M, B, N) standard deviation of the filters in pixels; of Gaussian grids
+    # Of games alone, with the logits of the actions in step_logits:
+    actions: Tensor | None = None  # (M, B, N) int64, what was done after each glimpse
+    action_log_probs: Tensor | None = None  # (M, B, N)
+    action_baselines: Tensor | None = None  # (M, B, N) predicted return from the state that acted
+    rewards: Tensor | None = None  # (M, B) of the whole game
+    screens: Tensor | None = None  # (M, B, N + 1, C, H, W) all frames and the last screen, when recorded

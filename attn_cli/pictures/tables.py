@@ -43,6 +43,8 @@ RESULT_NAMES = {
     "seed": "seed",
     "val_error": "validation error",
     "test_error": "test error",
+    "caught": "caught",
+    "players": "caught by other players",
     "mc_samples": "paths averaged",
     "mask_zeros": "zeros of the masks",
     "mean_mask": "mean of the masks",
@@ -51,6 +53,8 @@ RESULT_NAMES = {
     "whole_image_iou": "of the whole image",
     "seconds": "time",
     "images_per_second": "images per second",
+    "frames": "frames",
+    "frames_per_second": "frames per second",
     "device": "device",
     "threads": "threads",
     "commit": "commit",
@@ -95,7 +99,11 @@ def result_table(result: Row) -> Table:
                 text += f"  ± {error(result.get(f'{key}_deviation'))} over {result['repeats']} repeats"
         elif key == "seconds":
             text = duration(value)
-        elif key == "images_per_second":
+        elif key == "caught":
+            text = f"{error(value)} %"
+        elif key == "players":
+            text = ", ".join(f"{name} {error(share)} %" for name, share in value.items())
+        elif key in ("images_per_second", "frames", "frames_per_second"):
             text = f"{float(value):,.0f}"
         elif key == "mc_samples":
             text = str(value) if value else "the mean-location path"

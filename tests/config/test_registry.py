@@ -103,7 +103,8 @@ def test_installed_names_are_listed_without_importing_them(installed: Path) -> N
     assert done.returncode == 0, done.stderr
     assert (
         "model: bare, convnet_1, convnet_10, convnet_10_small, convnet_5, convnet_64_64_64_512, convnet_bn, dram, "
-        "dram_mnist, dram_small, draw_reader, fc, gone, ram, ram_lstm, rsam, soft_ram, stn, timm, tiny" in done.stdout
+        "dram_mnist, dram_small, draw_reader, fc, gone, ram, ram_catch, ram_lstm, rsam, soft_ram, stn, timm, tiny"
+        in done.stdout
     )
     assert "their_data" in done.stdout
     assert "imported" not in done.stdout

@@ -156,6 +156,14 @@ def test_random_policy_has_nothing_to_reinforce():
     assert model.location_network.weight.grad is None
 
 
+def test_a_fixed_gaze_stays_in_the_centre_and_leaves_nothing_to_chance():
+    model = make(policy="fixed", glimpses=3)
+    _, trace = run(model, pictures(), samples=2, seed=1)
+    assert not trace.locations.any() and trace.log_probs.shape == (2, 5, 0)
+    assert not model.stochastic and not model.random_start
+    assert model.multiply_adds() == make(policy="random", glimpses=3).multiply_adds()
+
+
 def test_noise_is_a_function_of_seed_and_step():
     shape = (2, 3, 4)
     assert torch.equal(draw_noise(1, 5, shape), draw_noise(1, 5, shape))

@@ -12,7 +12,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-EXTRAS = ("test", "tensorboard", "sweeps")
+EXTRAS = ("test", "tensorboard", "control", "sweeps")
 OF_TORCH = re.compile(r"nvidia-|cuda-|triton")  # CUDA libraries: torch names their versions itself
 
 

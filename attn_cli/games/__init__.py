@@ -1,0 +1,1 @@
+"""Environments that a model plays, and other players to compare it with."""
