@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Self, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -40,6 +40,8 @@ from attn_cli.glimpses.retina import Canvas
 from attn_cli.models.dram import rectified
 from attn_cli.models.model import GlimpseModel
 from attn_cli.models.parts import Part
+
+M = TypeVar("M", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,14 @@ def convolutions(
     return layers, adds, (inputs, place[0], place[1])
 
 
+def channels_last(network: M) -> M:
+    """The same network with the weights of its convolutions, and so its maps, in an order that is a third faster."""
+    for weight in network.parameters():
+        if weight.dim() == 4:
+            weight.data = weight.data.contiguous(memory_format=torch.channels_last)
+    return network
+
+
 class Trunk(nn.Sequential):
     """The first sets of a ConvNet, fixed: no gradient, no dropout, the statistics of training. Its weights have the
     names that they have in the ConvNet's `layers`.
@@ -100,7 +110,7 @@ class Trunk(nn.Sequential):
         super().__init__(*layers)
         self.shape, self.adds = shape, sum(adds)
         self.requires_grad_(False)
-        self.to(memory_format=torch.channels_last)
+        channels_last(self)
         self.eval()
 
     def train(self, mode: bool = True) -> Self:
@@ -145,7 +155,7 @@ class ConvNet(GlimpseModel):
             if config.dropout:
                 layers.append(nn.Dropout(config.dropout))
             inputs = outputs
-        self.layers = nn.Sequential(*layers).to(memory_format=torch.channels_last)  # a third faster on a CPU
+        self.layers = channels_last(nn.Sequential(*layers))
         self.output = nn.Linear(inputs, self.targets * self.classes)
         self.adds = [*adds, self.output.weight.numel()]  # multiply-adds of each layer for one image
 

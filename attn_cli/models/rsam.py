@@ -32,6 +32,7 @@ from attn_cli.config.model_sections import Rsam
 from attn_cli.config.schema import Glimpses, Scales
 from attn_cli.errors import Refused
 from attn_cli.glimpses.retina import Canvas
+from attn_cli.models.convnets import channels_last
 from attn_cli.models.model import GlimpseModel
 from attn_cli.models.parts import Part
 
@@ -77,7 +78,7 @@ class Blocks(nn.Sequential):
             adds.append(filters * channels * kernel**2 * height * width)
             channels, height, width = filters, height // 2, width // 2
         super().__init__(*modules)
-        self.to(memory_format=torch.channels_last)  # a third faster on a CPU
+        channels_last(self)
         self.shape, self.adds, self.first_adds = (channels, height, width), sum(adds), adds[0]
 
 

@@ -140,7 +140,7 @@ def cost_curves(rows: Sequence[Mapping[str, Any]], path: Path | str) -> Path:
 
 def cost_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
     """The drawing of `cost_curves`."""
-    figure = _figure(2)
+    figure = new_figure(2)
     counted, timed = figure.subplots(1, 2)
     models = list(dict.fromkeys(row["model"] for row in rows))
     for ax, key, scale in ((counted, "multiply_adds", 1e-9), (timed, "seconds", 1e3)):

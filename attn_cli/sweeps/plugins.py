@@ -9,7 +9,11 @@ from attn_cli.sweeps import sweepers
 
 # Hydra takes a sweeper only under a name in its own package for plugins, whatever the class is called.
 PACKAGE = "hydra_plugins.attn"
-SWEEPERS = {"basic": sweepers.Grid, "attn_random": sweepers.Random, "attn_optuna": sweepers.Optuna}
+SWEEPERS: dict[str, type[sweepers.Planned]] = {
+    "basic": sweepers.Grid,
+    "attn_random": sweepers.Random,
+    "attn_optuna": sweepers.Optuna,
+}
 
 
 def register() -> None:
