@@ -24,16 +24,13 @@ from attn_cli.devices import choose_device, prepare_cpu
 from attn_cli.errors import Refused
 from attn_cli.models.counting import parameters, parts_of, weightless
 from attn_cli.models.parts import multiply_adds
+from attn_cli.papers import dram
 from attn_cli.pictures import tables
 from attn_cli.pictures.curves import cost_curves
 from attn_cli.runs import open_run, write_atomically
 
-# Table 5 of Ba et al. 2015 (arXiv 1412.7755): giga "floating-point op." (multiply-adds), millions of parameters.
 COLUMNS = ("10 layer CNN", "DRAM", "DRAM MC avg.", "F-B DRAM MC avg.")
-PUBLISHED: dict[str, dict[int, tuple[float, ...]]] = {
-    "multiply-adds, G": {54: (2.1, 0.2, 0.35, 0.7), 110: (8.5, 0.2, 1.1, 2.2)},
-    "parameters, M": {54: (51, 14, 14, 28), 110: (169, 14, 14, 28)},
-}
+PUBLISHED = {"multiply-adds, G": dram.OPERATIONS, "parameters, M": dram.PARAMETERS}
 AT_MOST = ("multiply-adds, G", "DRAM")  # the paper gives a bound
 TEN_LAYERS = schema.Config(model=schema.ConvNet())
 READER = schema.Config(model=schema.Dram(), glimpses=schema.Glimpses(3, 12), scales=schema.Scales(1))  # section 8.3
