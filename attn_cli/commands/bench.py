@@ -3,8 +3,9 @@
 For each shape: images/s; multiply-adds/s as a share of this machine's own matrix-product rate; the ratio to a plain
 step whose retina is cut image by image; what Lightning's loop adds; the time of one glimpse; that of a Gaussian grid in
 the time of its own matrix products; the largest memory; on a GPU the kernel launches of a step and the share of it in
-which the GPU is busy; what a lower precision costs. Everything that is compared is measured in turns within one run,
-and medians are compared.
+which the GPU is busy; what a lower precision costs; with `parallel_seeds` the speed of so many runs trained as one
+computation in that of one after another. Everything that is compared is measured in turns within one run, and medians
+are compared.
 """
 
 from __future__ import annotations
@@ -32,8 +33,9 @@ from attn_cli.errors import Refused
 from attn_cli.glimpses.gaussian import Grid, extract
 from attn_cli.glimpses.reference import LoopRetina
 from attn_cli.learning.compiling import compiler_found
-from attn_cli.learning.guards import Checkpoints, FiniteGuard, SignalGuard
+from attn_cli.learning.guards import Checkpoints, SignalGuard
 from attn_cli.learning.learner import Learner
+from attn_cli.learning.parallel import ParallelLearner
 from attn_cli.learning.profiling import profile_steps, relative_error
 from attn_cli.learning.reporting import ProgressReport
 from attn_cli.learning.training import LEARNERS, Clock, fit, precision
@@ -180,6 +182,8 @@ def measure_shape(shape: Shape, config: schema.Bench, device: torch.device, use_
         "kernel_launches": profiled and profiled.launches,
         "busy_share": profiled and min(1.0, profiled.busy_seconds / seconds["step"]),
         "gradient_error": None if config.precision == "32" else gradient_error(settings, data, device),
+        "parallel_seeds": config.parallel_seeds,
+        "parallel_ratio": parallel_ratio(settings, data, step, config, device, use_compile),
     }
     return row
 
@@ -195,19 +199,48 @@ def make_learner(
     return LEARNERS[settings.model.name](model, settings, data, use_compile).to(device)
 
 
+def parallel_ratio(
+    settings: schema.Config,
+    data: SyntheticData,
+    step: Callable[[], None],
+    config: schema.Bench,
+    device: torch.device,
+    use_compile: bool,
+) -> float | None:
+    """Images/s of runs that are trained as one computation in those of one run, `step`; None if not asked for or not
+    possible.
+    """
+    count = config.parallel_seeds
+    if count == 1:
+        return None
+    members = [make_learner(replace(settings, seed=seed), data, device, False) for seed in range(count)]
+    learner = ParallelLearner(members, [{}] * count, use_compile)
+    try:
+        learner.try_out()
+    except Refused:
+        return None
+    seconds = in_turns({"alone": step, "together": training_step(learner, data)}, config.seconds, device)
+    return count * seconds["alone"] / seconds["together"]
+
+
 def training_step(learner: Learner, data: SyntheticData) -> Callable[[], None]:
-    """Noise, forward, backward, guard and clipping, optimiser and schedule, as a plain loop would do them."""
+    """Noise, forward, backward, guard and clipping, optimiser and schedule, as a plain loop would do them; with the
+    batches of every member where several runs are trained together.
+    """
     made = learner.configure_optimizers()
     optimiser, schedule, count = made["optimizer"], made["lr_scheduler"], iter(range(10**9))
     schedule.total_steps = 10**9
-    guard = FiniteGuard(CLIP)
+    guard = learner.finite
     guard.watch(learner)
 
     def step() -> None:
         number = next(count)
-        loss = learner.loss((data.images, data.labels, 0, number))
+        images, labels = data.images, data.labels
+        if isinstance(learner, ParallelLearner):
+            images, labels = (torch.stack([part] * len(learner.members)) for part in (images, labels))
+        loss = learner.loss((images, labels, 0, number))
         optimiser.zero_grad()
-        loss.backward()
+        loss.sum().backward()
         guard.check(loss.detach(), optimiser, number)
         optimiser.step()
         schedule.step()
@@ -336,7 +369,7 @@ def lightning_step(
             checkpoints = Checkpoints(Path(folder), seconds=settings.trainer.checkpoint_seconds, finite=learner.finite)
             with SignalGuard(checkpoints) as signals:
                 try:
-                    fit(learner, settings, data, [progress, checkpoints, signals, Clock(started)])
+                    fit(learner, settings, [progress, checkpoints, signals, Clock(started)])
                 finally:
                     progress.stop()
         warm = started[len(started) // 10 + 1 :]

@@ -61,6 +61,7 @@ class Trainer:
     checkpoint_seconds: float | None = bounded(None, 0, 1e6, above=True)  # also within an epoch; None: never
     validate_every: int = bounded(1, 1, 100_000)  # epochs
     limit_train_steps: int | None = bounded(None, 1, 10**9)  # steps an epoch; None: all
+    parallel_seeds: int = bounded(1, 1, 64)  # runs with seeds from `seed` on, trained as one computation
 
 
 @dataclass(frozen=True)
@@ -202,6 +203,7 @@ class Bench:
     samples: int = bounded(4, 1, 64)  # M, paths per image
     threads: int = bounded(2, 1, 1024)
     seconds: float = bounded(5.0, 0, 3600, above=True)  # per measurement
+    parallel_seeds: int = bounded(1, 1, 64)  # runs trained as one computation; 1: not measured
     compile: str = choice("auto", "auto", "on", "off")
     precision: str = choice("32", "32", "tf32", "bf16")
     device: str = choice("auto", "auto", "cpu", "gpu", "cuda")
@@ -374,6 +376,8 @@ def _check_together(config: Config | Cost) -> None:
         raise Refused(
             f"trainer.batch_size={trainer.batch_size} must be a multiple of trainer.devices={trainer.devices}."
         )
+    if isinstance(config, Config) and trainer.parallel_seeds > 1:
+        _check_parallel(config)
     unused = {
         "adam_onecycle": {"momentum": (0.9, "sgd"), "nesterov": (False, "sgd"), "decay": (1.0, "sgd or adam")},
         "adam": {"momentum": (0.9, "sgd"), "nesterov": (False, "sgd"), "warmup": (0.0, "adam_onecycle")},
@@ -389,6 +393,20 @@ def _check_together(config: Config | Cost) -> None:
         raise Refused("optimizer.nesterov=true needs optimizer.momentum above 0.")
     if isinstance(data, Folder) and data.validation_share + data.test_share >= 1:
         raise Refused("data.validation_share and data.test_share must sum to less than 1: nothing is left to train on.")
+
+
+def _check_parallel(config: Config) -> None:
+    count = config.trainer.parallel_seeds
+    if config.trainer.devices > 1:
+        raise Refused("trainer.parallel_seeds is for one device: use trainer.devices=1.")
+    if config.logger.name not in ("csv", "none"):
+        raise Refused(
+            f"logger={config.logger.name} follows one run, trainer.parallel_seeds trains several: use logger=csv."
+        )
+    if config.seed + count > 2**32:
+        raise Refused(
+            f"seed={config.seed} leaves no room for trainer.parallel_seeds={count} seeds: the largest is {2**32 - 1}."
+        )
 
 
 def _check_trunk(model: SoftRam) -> None:

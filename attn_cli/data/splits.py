@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from attn_cli.data.keys import key, permutation
+from attn_cli.data.keys import permutation
 
 Split = str  # "validation" or "test"
 
@@ -70,15 +70,15 @@ class Data(Protocol):
 
 
 class Order:
-    """The order of the current epoch, on the device and on the CPU."""
+    """The order of the current epoch of each seed, on the device and on the CPU."""
 
     def __init__(self, count: int):
-        self.count, self.key = count, -1
-        self.cpu = np.empty(0, np.int64)
-        self.order = torch.from_numpy(self.cpu)
+        self.count, self.device = count, torch.device("cpu")
+        self.current: dict[int, tuple[int, Tensor, np.ndarray]] = {}  # seed → epoch, its order on both
 
     def to(self, device: torch.device | str) -> None:
-        self.order = self.order.to(device)
+        self.device = torch.device(device)
+        self.current.clear()
 
     def steps(self, batch_size: int) -> int:
         """Full batches in an epoch, at least one."""
@@ -89,13 +89,12 @@ class Order:
         steps = self.steps(batch_size)
         if not 0 <= step < steps:
             raise IndexError(f"step {step} of an epoch of {steps} steps")
-        wanted = key("order", seed, epoch)
-        if wanted != self.key:
-            self.cpu = permutation(self.count, "order", seed, epoch)
-            self.order = torch.from_numpy(self.cpu).to(self.order.device)
-            self.key = wanted
+        if self.current.get(seed, (-1,))[0] != epoch:
+            made = permutation(self.count, "order", seed, epoch)
+            self.current[seed] = (epoch, torch.from_numpy(made).to(self.device), made)
+        _, order, cpu = self.current[seed]
         part = slice(step * batch_size, (step + 1) * batch_size)
-        return self.order[part], self.cpu[part]
+        return order[part], cpu[part]
 
 
 class Fixed:

@@ -59,6 +59,18 @@ def _(a: Tensor, b: Tensor) -> Tensor:
     return a.new_empty(a.shape[0], a.shape[1], b.shape[1])
 
 
+def _of_all(info: Any, dims: tuple[int | None, int | None], a: Tensor, b: Tensor) -> Any:
+    """Under `torch.vmap`, for several models at once: (P, R, n, k) @ (P, R, k, m) as one product of P·R matrices."""
+    every = [
+        x.expand(info.batch_size, *x.shape) if dim is None else x.movedim(dim, 0)
+        for x, dim in zip((a, b), dims, strict=True)
+    ]
+    product = torch.ops.attn.exact_product(*(x.flatten(0, 1) for x in every))
+    return product.unflatten(0, every[0].shape[:2]), 0
+
+
+torch.library.register_vmap("attn::exact_product", _of_all, lib=library)
+
 SMALLEST = 1e-2  # pixels; a narrower filter reads one pixel all the same
 
 

@@ -14,6 +14,7 @@ window that starts at pixel i), which copies contiguous runs; gathering pixel by
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -53,6 +54,22 @@ def _(images: Tensor, first: Tensor, size: int) -> Tensor:
 def _(images: Tensor, low: int, high: int, value: int) -> Tensor:
     *outer, height, width = images.shape
     return images.new_empty(*outer, height + low + high, width + low + high)
+
+
+# Under `torch.vmap`, for several models at once, each with its own images (P, …): one call for all of them.
+def _windows_of_all(info: Any, dims: tuple[int, int, None], images: Tensor, first: Tensor, size: int) -> Any:
+    planes, first = images.movedim(dims[0], 0).contiguous(), first.movedim(dims[1], 0)
+    start = torch.arange(info.batch_size, device=first.device)[:, None] * planes[0].numel()
+    found = torch.ops.attn.windows(planes.flatten(0, 1), (first + start).view(-1), size)
+    return found.view(info.batch_size, -1, size, size), 0
+
+
+def _frame_of_all(info: Any, dims: tuple[int, ...], images: Tensor, low: int, high: int, value: int) -> Any:
+    return torch.ops.attn.frame(images.movedim(dims[0], 0), low, high, value), 0
+
+
+torch.library.register_vmap("attn::windows", _windows_of_all, lib=library)
+torch.library.register_vmap("attn::frame", _frame_of_all, lib=library)
 
 
 def halve(sums: Tensor) -> Tensor:

@@ -66,7 +66,7 @@ class FiniteGuard(Callback):
         self.clip, self.read_every, self.deferred = clip, read_every, deferred
         self._parameters: list[tuple[str, torch.nn.Parameter]] = []
         self._loss: Tensor | None = None
-        self._flags: _Flags | None = None
+        self._flags: Flags | None = None
 
     def watch(self, module: torch.nn.Module) -> None:
         """Guard this module's gradients from now on."""
@@ -97,7 +97,8 @@ class FiniteGuard(Callback):
         if not math.isfinite(value + total):
             raise _not_finite(step, value, total, self._names(), on_host)
         too_long = self.clip is not None and total > self.clip
-        scale = norms[0].new_tensor((total + 1e-6) / self.clip) if too_long else None  # type: ignore[operator]
+        # fp32 whatever the parameters are: fused optimisers read no other
+        scale = torch.tensor((total + 1e-6) / self.clip) if too_long else None  # type: ignore[operator]
         optimizer.grad_scale = scale  # type: ignore[attr-defined]
 
     def _names(self) -> list[str]:
@@ -112,20 +113,21 @@ class FiniteGuard(Callback):
     ) -> None:
         if self._flags is None or len(self._flags.names) != len(norms):
             self.read()
-            self._flags = _Flags(self._names(), step, loss.device)
+            self._flags = Flags(self._names(), step, loss.device)
         stacked = torch.stack(norms)
         total = torch.linalg.vector_norm(stacked)
         self._flags.update(loss, total, stacked)
         optimizer.found_inf = self._flags.found  # type: ignore[attr-defined]
         if self.clip is not None:
-            optimizer.grad_scale = ((total + 1e-6) / self.clip).clamp(min=1.0)  # type: ignore[attr-defined]
+            optimizer.grad_scale = ((total + 1e-6) / self.clip).clamp(min=1.0).float()  # type: ignore[attr-defined]
         if self._flags.unread >= self.read_every:
             self.read()
 
     def read(self) -> None:
         """Read the flags, if any are waiting: one sync. Raises Refused for the first step that was not finite."""
         if self._flags is not None and self._flags.unread:
-            self._flags.read()
+            for refused in self._flags.read().values():
+                raise refused
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.read()
@@ -134,32 +136,37 @@ class FiniteGuard(Callback):
         self.read()
 
 
-class _Flags:
-    """Device tensors that remember the first step that was not finite; every operation is in place (P parameters)."""
+class Flags:
+    """Device tensors that remember the first step that was not finite; every operation is in place. Of one run (losses
+    and norms are scalars), or of several that are trained together (they have an axis of as many).
+    """
 
-    def __init__(self, names: list[str], step: int, device: torch.device):
+    def __init__(self, names: list[str], step: int, device: torch.device, runs: tuple[int, ...] = ()):
         self.names, self.first_step, self.unread = names, step, 0
-        self.bad = torch.zeros((), dtype=torch.bool, device=device)
-        self.found = torch.zeros((), dtype=torch.float32, device=device)  # the same, as optimisers want it
-        self.good_steps = torch.zeros((), dtype=torch.int64, device=device)
-        # Loss, total norm, norms: of the first bad step, until there is one of the last.
-        self.values = torch.zeros(len(names) + 2, device=device)
+        self.bad = torch.zeros(runs, dtype=torch.bool, device=device)
+        self.found = torch.zeros(runs, dtype=torch.float32, device=device)  # the same, as optimisers want it
+        self.good_steps = torch.zeros(runs, dtype=torch.int64, device=device)
+        # Loss, total norm, norm of each parameter's gradient: of the first bad step, until there is one of the last.
+        self.values = torch.zeros(len(names) + 2, *runs, device=device)
 
     def update(self, loss: Tensor, total: Tensor, norms: Tensor) -> None:
-        now = torch.cat((loss.reshape(1).float(), total.reshape(1).float(), norms.float()))
+        now = torch.cat((loss[None].float(), total[None].float(), norms.float()))
         self.values.copy_(torch.where(self.bad, self.values, now))
         self.bad.logical_or_((now[0] + now[1]).isfinite().logical_not_())
         self.found.copy_(self.bad)
         self.good_steps.add_(self.bad.logical_not())
         self.unread += 1
 
-    def read(self) -> None:
+    def read(self) -> dict[int, Refused]:
+        """What to say of each run that was not finite, by its number."""
         self.unread = 0
-        bad, good_steps, loss, total, *norms = torch.cat(
-            (self.bad.double().reshape(1), self.good_steps.double().reshape(1), self.values.double())
-        ).tolist()
-        if bad:
-            raise _not_finite(self.first_step + int(good_steps), loss, total, self.names, norms)
+        together = torch.cat((self.bad.double()[None], self.good_steps.double()[None], self.values.double()))
+        found = {}
+        for number, column in enumerate(together.view(len(together), -1).T.tolist()):
+            bad, good_steps, loss, total, *norms = column
+            if bad:
+                found[number] = _not_finite(self.first_step + int(good_steps), loss, total, self.names, norms)
+        return found
 
 
 def _not_finite(step: int, loss: float, total: float, names: list[str], norms: list[float]) -> Refused:
@@ -198,17 +205,17 @@ class Checkpoints(Checkpoint):
         """Write last.ckpt, once per step. Only for step boundaries."""
         if self.saved_step != trainer.global_step:
             # A last.ckpt that could not be read must not push a good previous.ckpt out.
-            options = {"keep_as": self.folder / "previous.ckpt"} if self._last_is_good else None
-            self._write(trainer, "last.ckpt", options)
+            self._write(trainer, "last.ckpt", keep=self._last_is_good)
             self.saved_step, self._last_is_good = trainer.global_step, True
         self._saved_at = time.monotonic()
 
-    def _write(self, trainer: pl.Trainer, name: str, options: dict[str, Path] | None = None) -> None:
+    def _write(self, trainer: pl.Trainer, name: str, keep: bool = False) -> None:
         if self.finite is not None:
             self.finite.read()
         self._others = processes.gathered(random_states())[1:]
         if processes.rank():
             return
+        options = {"keep_as": self.folder / "previous.ckpt"} if keep else None
         trainer.save_checkpoint(self.folder / name, weights_only=False, storage_options=options)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
@@ -219,13 +226,22 @@ class Checkpoints(Checkpoint):
             self.save(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        error = pl_module.val_error
         done = trainer.current_epoch + 1
+        self._save_best(trainer, pl_module)
+        if done % self.every == 0 or done == trainer.max_epochs:
+            self.save(trainer)
+
+    def _save_best(self, trainer: pl.Trainer, learner: Any) -> None:
+        error = learner.val_error
         if isinstance(error, (int, float)) and is_better(error, self.best):
             self.best = float(error)
             self._write(trainer, "best.ckpt")
-        if done % self.every == 0 or done == trainer.max_epochs:
-            self.save(trainer)
+
+    def advice(self) -> str:
+        """How to go on after a stop."""
+        if self.folder.is_dir() and any(self.folder.glob("*.ckpt")):
+            return f"continue with `attn train resume={self.folder.parent}`"
+        return f"{self.folder.parent} has no checkpoint to continue from, start a new run"
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -316,13 +332,8 @@ class SignalGuard(Checkpoint):
             print(f"Stopping after this step, with a checkpoint{again}.", file=sys.stderr, flush=True)
 
     def _stopped(self, number: int, what: str) -> Stopped:
-        folder = self.checkpoints.folder
         status = "terminated" if number == signal.SIGTERM else "interrupted"
-        resumable = folder.is_dir() and any(folder.glob("*.ckpt"))
-        advice = f"continue with `attn train resume={folder.parent}`"
-        if not resumable:
-            advice = f"{folder.parent} has no checkpoint to continue from, start a new run"
-        return Stopped(f"{what}: {advice}.", 128 + int(number), status)
+        return Stopped(f"{what}: {self.checkpoints.advice()}.", 128 + int(number), status)
 
     def _stop(self, trainer: pl.Trainer) -> None:
         self.checkpoints.save(trainer)

@@ -24,6 +24,7 @@ from attn_cli.inference.monte_carlo import evaluate
 from attn_cli.learning import optimisers
 from attn_cli.learning.compiling import compiled
 from attn_cli.learning.guards import FiniteGuard
+from attn_cli.learning.loader import EpochBatches
 from attn_cli.learning.objectives import (
     Losses,
     control,
@@ -109,8 +110,19 @@ class Learner(pl.LightningModule):
         self._progress.increment_ready()  # Lightning's count of optimiser steps: trainer.global_step
         self._progress.increment_completed()
 
+    def batches(self, rank: int = 0, world_size: int = 1) -> Any:
+        """What training iterates over."""
+        trainer = self.config.trainer
+        limit = trainer.limit_train_steps
+        return EpochBatches(self.data, self.config.seed, trainer.batch_size, limit, rank=rank, world_size=world_size)
+
     def begin_epoch(self, epoch: int) -> None:
         """Before the first step of an epoch, counted from 0; a resumed run comes here only for epochs it begins."""
+
+    @property
+    def changes_between_epochs(self) -> bool:
+        """Whether `begin_epoch` does anything."""
+        return type(self).begin_epoch is not Learner.begin_epoch
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         return batch  # it is there
@@ -134,16 +146,21 @@ class Learner(pl.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Close the epoch: means for the log, validation, then whoever listens. Checkpoints are written after this."""
-        trainer, self.val_error = self.config.trainer, None
         self.seconds += self._elapsed()
+        row = self.close_epoch(self.current_epoch + 1, self.global_step, self._optimiser.param_groups[0]["lr"])
+        for listener in self.listeners:
+            listener(row)
+        self._since = time.perf_counter()
+
+    def close_epoch(self, done: int, step: int, rate: float) -> dict[str, Any]:
+        """The row of the epoch for the log, after validation; errors in %."""
+        trainer, self.val_error = self.config.trainer, None
         *sums, count = self.totals.tolist()  # the one transfer to the host in an epoch
         self.totals.zero_()
-        done = self.current_epoch + 1
         if done % trainer.validate_every == 0 or done == trainer.epochs:
             self.val_error = self.validate()
         means = {name: value / max(count, 1) for name, value in zip(LOGGED, sums, strict=True)}
-        rate = self._optimiser.param_groups[0]["lr"]
-        row = {"epoch": done, "step": self.global_step, **means, "lr": rate, "seconds": round(self.seconds, 2)}
+        row = {"epoch": done, "step": step, **means, "lr": rate, "seconds": round(self.seconds, 2)}
         row["train_loss"], row["train_error"], row["val_error"] = (
             row.pop("loss"),
             100 * row.pop("error"),
@@ -151,9 +168,7 @@ class Learner(pl.LightningModule):
         )
         if self.model.game is not None:
             row["caught"] = None if self.val_error is None else 100 - self.val_error
-        for listener in self.listeners:
-            listener(row)
-        self._since = time.perf_counter()
+        return row
 
     def _elapsed(self) -> float:
         since, self._since = self._since, time.perf_counter()
@@ -161,8 +176,12 @@ class Learner(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.seconds += self._elapsed()
+        checkpoint["learner"] = self.state()
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps of the learner beside weights."""
         state = {"seconds": self.seconds, "images": self.images, "totals": self.totals.tolist()}
-        checkpoint["learner"] = {**state, "compiled": self.compile_step}
+        return {**state, "compiled": self.compile_step}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         state = checkpoint["learner"]
@@ -263,6 +282,11 @@ class SoftRamLearner(Learner):
         if every and epoch and epoch % every == 0 and epoch // every <= options.resets:
             for parameter in self.model.reset_classifier():
                 self._optimiser.state.pop(parameter, None)  # Adam's means are those of the old weights
+
+    @property
+    def changes_between_epochs(self) -> bool:
+        options: Any = self.config.model
+        return bool(options.pretrain_glimpse or options.reset_every)
 
 
 class SupervisedLearner(Learner):

@@ -48,6 +48,13 @@ class MetricsFile:
         write_atomically(self.path, text.getvalue())
 
 
+def epoch_line(row: dict[str, Any], epochs: int) -> str:
+    """A finished epoch in words."""
+    validation = "" if row["val_error"] is None else f"  validation {row['val_error']:6.2f} %"
+    line = f"epoch {row['epoch']:>3}/{epochs}  loss {row['train_loss']:.4f}"
+    return f"{line}  training {row['train_error']:6.2f} %{validation}  {row['seconds']:.0f} s"
+
+
 class ProgressReport(Callback):
     """A rich bar on a terminal; plain lines where nobody watches. `epoch` is called with the row of a finished
     epoch.
@@ -78,9 +85,7 @@ class ProgressReport(Callback):
 
     def epoch(self, row: dict[str, Any]) -> None:
         """Print, and add to log.txt, one line."""
-        validation = "" if row["val_error"] is None else f"  validation {row['val_error']:6.2f} %"
-        line = f"epoch {row['epoch']:>3}/{self.epochs}  loss {row['train_loss']:.4f}"
-        line += f"  training {row['train_error']:6.2f} %{validation}  {row['seconds']:.0f} s"
+        line = epoch_line(row, self.epochs)
         if self.bar is not None:
             self.bar.update(self.task, completed=row["step"], note=line)
         else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -81,6 +81,24 @@ def load_model(model: GlimpseModel, state: dict[str, torch.Tensor], source: obje
     if not own:
         raise Refused(f"{source} holds no weights of a model: use another checkpoint.")
     checkpoints.load_weights(model, own, str(source))
+
+
+def starting_weights(model: GlimpseModel, config: schema.Config, resumed: bool) -> str | None:
+    """Give a new model the weights that its configuration takes from elsewhere; of a run that is resumed only what its
+    checkpoint leaves to others. Returns a report of one line or more, if any; raises Refused.
+    """
+    shared = getattr(config.model, "share_glimpse_from", None)
+    if shared is not None:
+        share(model.get_submodule("glimpse_network"), "glimpse_network", open_run(shared))
+    if resumed:
+        return None
+    report = initialise(model, open_run(config.init_from)) if config.init_from else None
+    if isinstance(config.model, schema.Timm) and config.model.weights is not None and report is None:
+        report = pretrain(cast(TimmNet, model), config.model.weights)
+    trunk = getattr(model, "trunk", None)
+    if trunk is not None:
+        fill_trunk(trunk, config)
+    return report
 
 
 def initialise(model: GlimpseModel, run: Run) -> str:

@@ -27,7 +27,6 @@ from attn_cli.learning.batch_norm import normalise_together
 from attn_cli.learning.checkpoints import VerifiedCheckpointIO
 from attn_cli.learning.compiling import compiler_found
 from attn_cli.learning.learner import DramLearner, GameLearner, Learner, RamLearner, SoftRamLearner, SupervisedLearner
-from attn_cli.learning.loader import EpochBatches
 from attn_cli.models.build import build_model
 
 LEARNERS: dict[str, type[Learner]] = {
@@ -40,8 +39,10 @@ LEARNERS: dict[str, type[Learner]] = {
 WORTH_COMPILING = 3000  # steps; compilation takes as long as some thousand small ones gain
 
 
-def make_learner(config: schema.Config, data: Data) -> Learner:
-    """Model and objective; weights are drawn from the run's seed on the CPU."""
+def make_learner(config: schema.Config, data: Data, compile_step: bool | None = None) -> Learner:
+    """Model and objective; weights are drawn from the run's seed on the CPU. `compile_step`: None asks
+    `should_compile`.
+    """
     seed_everything(config.seed)
     model = build_model(config, data.info)
     if processes.size() > 1:
@@ -51,7 +52,7 @@ def make_learner(config: schema.Config, data: Data) -> Learner:
         raise Refused(
             f"model={config.model.name} names no learner: give its class an attribute `learner`, such as RamLearner."
         )
-    return learner(model, config, data, compile_step=should_compile(config, data))
+    return learner(model, config, data, should_compile(config, data) if compile_step is None else compile_step)
 
 
 def seed_everything(seed: int) -> None:
@@ -110,7 +111,6 @@ class Clock(Callback):
 def fit(
     learner: Learner,
     config: schema.Config,
-    data: Data,
     callbacks: Sequence[Callback] = (),
     *,
     resume: Path | None = None,
@@ -139,14 +139,7 @@ def fit(
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
         )
-        batches = EpochBatches(
-            data,
-            config.seed,
-            settings.batch_size,
-            settings.limit_train_steps,
-            rank=processes.rank(),
-            world_size=processes.size(),
-        )
+        batches = learner.batches(processes.rank(), processes.size())
         if processes.rank():
             seed_everything(key("process", config.seed, processes.rank()) % 2**32)  # dropout of its own
         if resume is None:  # processors of another kind draw weights with other last bits

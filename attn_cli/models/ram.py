@@ -112,7 +112,7 @@ class RAM(GlimpseModel):
 
     def step(self, state: State, noise_R2: Tensor, greedy: bool = False) -> State:
         """Choose a location, look there, think. `noise_R2` is standard normal; `greedy` takes the mean location."""
-        location, log_prob = self.choose(state, noise_R2, greedy)
+        location, log_prob = self.choose(state, noise_R2.to(self.core.weight.dtype), greedy)
         patches = self.retina.look(state.canvas, location)
         features = self.glimpse_network(self.sense(patches).flatten(1).to(state.hidden.dtype), location)
         hidden, cell = self.think(state, features)

@@ -15,8 +15,8 @@ FLIP, FLIP_AVERAGED = ("rule=flip",), ("rule=flip", "mc_samples=10")
 CITED = Absent("cited there from Goodfellow et al. 2013")
 NOT_FROM_TEXT = Absent("not reproducible from the text, which does not say how many paths")
 COUNTED = Absent("`attn cost table=dram/5`")
-# Table 5: giga multiply-adds, which the paper calls floating-point operations, and millions of parameters, for images of
-# 54×54 and 110×110: 10 layer CNN, DRAM (operations: at most), DRAM MC avg., forward-backward DRAM MC avg.
+# Table 5: giga multiply-adds, which the paper calls floating-point operations, and millions of parameters, for images
+# of 54×54 and 110×110: 10 layer CNN, DRAM (operations: at most), DRAM MC avg., forward-backward DRAM MC avg.
 OPERATIONS: dict[int, tuple[float, float, float, float]] = {54: (2.1, 0.2, 0.35, 0.7), 110: (8.5, 0.2, 1.1, 2.2)}
 PARAMETERS: dict[int, tuple[float, float, float, float]] = {54: (51, 14, 14, 28), 110: (169, 14, 14, 28)}
 

@@ -52,6 +52,7 @@ RESULT_NAMES = {
     "iou": "overlap with the object",
     "whole_image_iou": "of the whole image",
     "seconds": "time",
+    "trained_together": "runs trained together",
     "images_per_second": "images per second",
     "frames": "frames",
     "frames_per_second": "frames per second",
@@ -74,6 +75,7 @@ BENCH_FORMATS = {
     "kernel_launches": "{:,.0f}",
     "busy_share": "{:.0%}",
     "gradient_error": "{:.1e}",
+    "parallel_ratio": "{:.2f}",
 }
 
 
@@ -159,21 +161,20 @@ def mc_table(rows: Iterable[Row]) -> Table:
 def bench_table(rows: Iterable[Row]) -> Table:
     """Per shape: speed, share of the sgemm rate, ratio to the plain step, what Lightning adds to a step, of Gaussian
     grids the time in that of their products, memory, on a GPU kernel launches and the share of time in which it is
-    busy, and the relative error of a gradient in a lower precision.
+    busy, the relative error of a gradient in a lower precision, and the speed of several runs trained together in that
+    of one after another.
     """
     rows, names = list(rows), ["shape", "compiled", "step ms", "steps/s", "images/s", "of sgemm", "× reference"]
-    names += [
-        "Lightning adds",
-        "glimpse µs",
-        "grid / its products",
-        "peak MB",
-        "launches",
-        "GPU busy",
-        "gradient error",
-    ]
+    names += ["Lightning adds", "glimpse µs", "grid / its products", "peak MB"]
+    optional = {
+        "kernel_launches": "launches",
+        "busy_share": "GPU busy",
+        "gradient_error": "gradient error",
+        "parallel_ratio": "× one by one",
+    }
+    names += optional.values()
     formats = dict(BENCH_FORMATS)
-    left_out = {"kernel_launches": "launches", "busy_share": "GPU busy", "gradient_error": "gradient error"}
-    for key, name in {"grid_ratio": "grid / its products", **left_out}.items():
+    for key, name in {"grid_ratio": "grid / its products", **optional}.items():
         if all(row.get(key) is None for row in rows):
             names.remove(name)
             del formats[key]

@@ -86,6 +86,16 @@ def test_training_multiply_adds_against_torch(policy_gradient):
     assert counter.get_total_flops() / 2 / 2 == pytest.approx(model.multiply_adds(training=True), rel=1e-3)
 
 
+@pytest.mark.parametrize(("name", "possible"), [("28x28", True), ("svhn", False)])
+def test_runs_trained_together_are_compared_with_one_after_another(name, possible):
+    """Sequences that stop early cannot be stacked on a CPU."""
+    settings = schema.Bench(samples=2, batch_size=4, threads=1, seconds=0.01, compile="off", parallel_seeds=3)
+    row = bench.measure_shape(bench.SHAPES[name], settings, torch.device("cpu"), False)
+    assert row["parallel_seeds"] == 3 and (row["parallel_ratio"] is not None) == possible
+    if possible:
+        assert 0.3 < row["parallel_ratio"] < 3
+
+
 @pytest.mark.parametrize("name", ["pairs", "svhn"])
 def test_shapes_of_dram(name):
     """Each shape takes a real step of the learner that trains it, on labels that the learner understands."""

@@ -121,6 +121,12 @@ def test_refusals_say_what_is_wrong(values: dict[str, Any], key: str, value: Any
     [
         ({"model.baseline": "leave_one_out", "model.samples": 1}, "needs model.samples of at least 2, not 1"),
         ({"trainer.devices": 2, "trainer.batch_size": 33}, "must be a multiple of trainer.devices=2"),
+        ({"trainer.parallel_seeds": 2, "trainer.devices": 2}, "trainer.parallel_seeds is for one device"),
+        ({"trainer.parallel_seeds": 2, "logger.name": "wandb"}, "logger=wandb follows one run"),
+        (
+            {"trainer.parallel_seeds": 2, "seed": 2**32 - 1},
+            "seed=4294967295 leaves no room for trainer.parallel_seeds=2",
+        ),
         ({"optimizer.nesterov": True}, "optimizer.nesterov is for optimizer=sgd"),
         ({"optimizer.decay": 0.9}, "optimizer.decay is for optimizer=sgd"),
         ({"optimizer.momentum": 0.5}, "optimizer.momentum is for optimizer=sgd"),

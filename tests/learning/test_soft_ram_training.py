@@ -71,7 +71,7 @@ def run(folder, resume=None, stop=None, **model):
     folder.mkdir(exist_ok=True)
     saved = Checkpoints(folder, 1, 1e-9, learner.finite)
     try:
-        fit(learner, config, data, [saved, *([Stop(*stop)] if stop else [])], resume=resume)
+        fit(learner, config, [saved, *([Stop(*stop)] if stop else [])], resume=resume)
     except RuntimeError as error:
         assert "stopped" in str(error)
     return learner, simple, outputs

@@ -119,10 +119,16 @@ def test_bench_table() -> None:
            "sgemm_share": 0.482, "ratio_to_reference": 21.04, "lightning_share": 0.052}  # fmt: skip
     expected = ["28×28", "yes", "3.2", "311.5", "39,876", "0.48", "21.0", "5.2%", "–", "–"]
     assert cells(as_text(bench_table([row])))[1] == expected
-    row |= {"peak_memory_mb": 1234.5, "kernel_launches": 321.0, "busy_share": 0.876, "gradient_error": 0.00213}
+    row |= {
+        "peak_memory_mb": 1234.5,
+        "kernel_launches": 321.0,
+        "busy_share": 0.876,
+        "gradient_error": 0.00213,
+        "parallel_ratio": 1.234,
+    }
     head, *rows = cells(as_text(bench_table([row])))
-    assert head[-4:] == ["peak MB", "launches", "GPU busy", "gradient error"]
-    assert rows[0][-4:] == ["1,234", "321", "88%", "2.1e-03"]
+    assert head[-5:] == ["peak MB", "launches", "GPU busy", "gradient error", "× one by one"]
+    assert rows[0][-5:] == ["1,234", "321", "88%", "2.1e-03", "1.23"]
 
 
 def test_piped_text_is_plain_whole_and_fits_any_encoding(monkeypatch) -> None:

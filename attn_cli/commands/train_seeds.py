@@ -1,0 +1,128 @@
+"""`attn train trainer.parallel_seeds=P`: runs that differ in their seed, trained as one stacked computation.
+
+Each has a run folder as if it had been trained alone, and is continued, evaluated and shown alone. One that fails, here
+or in its final evaluation, says so in its status.json; the others go on, and at the end the command is refused.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from statistics import fmean
+from typing import Any
+
+from attn_cli.commands.outcome import evaluated, record
+from attn_cli.config import schema
+from attn_cli.data.batches import open_data
+from attn_cli.devices import choose_device, prepare_cpu
+from attn_cli.errors import Refused
+from attn_cli.learning.guards import SignalGuard, explain_oom, random_states
+from attn_cli.learning.learner import Learner
+from attn_cli.learning.parallel import MemberCheckpoints, ParallelLearner
+from attn_cli.learning.reporting import MetricsFile, ProgressReport, epoch_line
+from attn_cli.learning.restore import starting_weights
+from attn_cli.learning.training import fit, make_learner, should_compile
+from attn_cli.pictures import tables
+from attn_cli.pictures.curves import learning_curves
+from attn_cli.runs import Run, create
+
+
+def run(config: schema.Config) -> dict[str, Any]:
+    """Train and evaluate all, write and print their results; returns the mean of those that finished. Raises Refused
+    at the end if any failed.
+    """
+    threads = prepare_cpu(config.trainer.threads)
+    device = choose_device(config.trainer.accelerator)
+    data = open_data(config.data).to(device)
+    compile_step = should_compile(config, data)
+    members, states, reports = [], [], []
+    for seed in range(config.seed, config.seed + config.trainer.parallel_seeds):
+        own = replace(config, seed=seed, trainer=replace(config.trainer, parallel_seeds=1))
+        members.append(make_learner(own, data, compile_step))
+        reports.append(starting_weights(members[-1].model, own, resumed=False))
+        states.append(random_states())
+        members[-1].model.to(device)
+    learner = ParallelLearner(members, states, compile_step)
+    learner.try_out()
+    folders: list[Run] = []
+    results: dict[int, dict[str, Any]] = {}
+    try:
+        for member, report in zip(members, reports, strict=True):
+            folders.append(create(member.config))
+            print(f"Run folder: {folders[-1].path} (seed {member.config.seed})", flush=True)
+            if report is not None:
+                print(report, flush=True)
+                (folders[-1].path / "log.txt").write_text(report + "\n")
+        _train(learner, folders, results, threads)
+    except BaseException as error:
+        for number, folder in enumerate(folders):
+            if number not in results and number not in learner.failed:
+                record(folder, error)
+        refusal = explain_oom(error, config.trainer.batch_size)
+        if refusal is not None:
+            raise refusal from error
+        raise
+    tables.show(tables.runs_table([_row(*pair) for pair in zip(folders, members, strict=True)]))
+    if learner.failed:
+        number, refused = next(iter(learner.failed.items()))
+        raise Refused(f"{len(learner.failed)} of {len(members)} runs failed, {folders[number].path} first: {refused}")
+    means = {key: fmean(result[key] for result in results.values()) for key in ("val_error", "test_error", "seconds")}
+    return {"run": " ".join(str(folder.path) for folder in folders), **means}
+
+
+def _train(learner: ParallelLearner, folders: list[Run], results: dict[int, dict[str, Any]], threads: int) -> None:
+    """Adds the result of each run that finishes."""
+    config = learner.config
+    curves = []
+    for folder, member in zip(folders, learner.members, strict=True):
+        metrics = MetricsFile(folder.path / "metrics.csv")
+        if config.logger.name != "none":
+            member.listeners.append(metrics.add)
+            curves.append(metrics)
+        member.listeners.append(_keeper(folder, config.trainer.epochs))
+
+    def fail(number: int, refused: Refused) -> None:
+        record(folders[number], refused)
+        print(f"{folders[number].path}: {refused}", file=sys.stderr, flush=True)
+
+    learner.on_failure = fail
+    progress = ProgressReport(config.trainer.epochs)  # of the mean
+    learner.listeners.append(progress.epoch)
+    every, seconds = config.trainer.checkpoint_every, config.trainer.checkpoint_seconds
+    checkpoints = MemberCheckpoints(learner, [folder.checkpoints for folder in folders], every, seconds)
+    with SignalGuard(checkpoints) as signals:
+        try:
+            fit(learner, config, [progress, checkpoints, signals])
+        finally:
+            progress.stop()
+            for metrics in curves:
+                if metrics.rows:
+                    learning_curves(metrics.path, metrics.path.with_name("curves.png"))
+        for number in learner.going:
+            folder, member = folders[number], learner.members[number]
+            try:
+                result = evaluated(folder, member.config, learner.data, member, threads)
+            except Refused as refused:  # such as no checkpoint with a finite error
+                learner.give_up(number, refused)
+                continue
+            folder.write_result({**result, "trained_together": len(folders)})
+            folder.set_status("finished", epoch=config.trainer.epochs, step=learner.global_step)
+            results[number] = result
+
+
+def _keeper(folder: Run, epochs: int) -> Callable[[dict[str, Any]], None]:
+    """Writes down where a run stands."""
+
+    def keep(row: dict[str, Any]) -> None:
+        with (folder.path / "log.txt").open("a") as file:
+            file.write(epoch_line(row, epochs) + "\n")
+        folder.set_status("running", epoch=row["epoch"], step=row["step"])
+
+    return keep
+
+
+def _row(folder: Run, member: Learner) -> dict[str, Any]:
+    """As `tables.runs_table` wants it."""
+    result = folder.result() or {"data": member.config.data.name, "model": member.config.model.name}
+    return {**result, "run": folder.name, "status": folder.status()["status"]}
