@@ -22,6 +22,8 @@ def words(line: list[str], config: type = schema.Config) -> list[str]:
         ("glimpses=2,4,6", "glimpses.count=2,4,6"),
         ("glimpses=2, 4", "glimpses.count=2, 4"),
         ("glimpses=range(2,8)", "glimpses.count=range(2,8)"),
+        ("glimpses=int(interval(2,8))", "glimpses.count=int(interval(2,8))"),
+        ("glimpses=tag(log,int(interval(2,8)))", "glimpses.count=tag(log,int(interval(2,8)))"),
         ("glimpses=range(start=2,stop=8,step=2)", "glimpses.count=range(start=2,stop=8,step=2)"),
         ("glimpses=choice(2,4)", "glimpses.count=choice(2,4)"),
         ("glimpses=shuffle(range(1,4))", "glimpses.count=shuffle(range(1,4))"),
