@@ -8,12 +8,10 @@ from pathlib import Path
 
 def test_no_package_is_forgotten(repository: Path) -> None:
     listed = tomllib.loads((repository / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
-    code = [path for top in ("attn_cli", "hydra_plugins") for path in (repository / top).rglob("*.py")]
-    folders = {path.parent.relative_to(repository) for path in code}
+    folders = {path.parent.relative_to(repository) for path in (repository / "attn_cli").rglob("*.py")}
     assert set(listed) == {".".join(folder.parts) for folder in folders} | {"attn_cli.conf"}
     for folder in folders:
         assert (repository / folder / "__init__.py").is_file(), f"{folder} has no __init__.py"
-    assert not (repository / "hydra_plugins" / "__init__.py").exists()  # a namespace that packages share
 
 
 def test_the_malicious_lightning_wheels_are_excluded(repository: Path) -> None:
