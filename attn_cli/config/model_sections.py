@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from attn_cli.config.fields import bounded, choice
+from attn_cli.errors import Refused
 
 WIDEST = 4096  # pixels a side; larger images are a mistake before they are a task
 
@@ -170,3 +171,43 @@ class Timm:
     name: str = "timm"
     architecture: str = "inception_v3"  # a name that timm.create_model knows
     weights: str | None = None  # .safetensors file of pretrained weights; None: new ones
+
+
+def check_model(model: object) -> None:
+    """Raises Refused for what no single key can be refused for."""
+    if isinstance(model, (Ram, Dram)) and model.baseline == "leave_one_out" and model.samples < 2:
+        raise Refused(
+            f"model.baseline=leave_one_out needs model.samples of at least 2, not {model.samples}: "
+            "it compares the paths of one image with each other."
+        )
+    if isinstance(model, (Dram, SoftRam, Stn)):
+        several = {3: "three", 5: "or five"} if isinstance(model, SoftRam) else {3: "three"}
+        if len(model.filters) not in several or not all(1 <= f <= 1024 for f in model.filters):
+            counts = " ".join(several.values())
+            raise Refused(f"model.filters must be {counts} numbers from 1 to 1024, not {list(model.filters)}.")
+    if isinstance(model, SoftRam) and model.pretrain_glimpse and model.glimpse != "conv":
+        raise Refused("model.pretrain_glimpse is for model.glimpse=conv: with model.glimpse=fc it is simple already.")
+    networks = {"model": model, **{f"model.{key}": getattr(model, key, None) for key in ("backbone", "trunk")}}
+    for place, network in networks.items():
+        if not isinstance(network, ConvNet):
+            continue
+        for key in ("kernels", "strides", "pools"):
+            if len(getattr(network, key)) != len(network.filters):
+                raise Refused(
+                    f"{place}.{key} must have a number for each of the {len(network.filters)} of {place}.filters, "
+                    f"not {list(getattr(network, key))}."
+                )
+    if isinstance(model, SoftRam):
+        _check_trunk(model)
+
+
+def _check_trunk(model: SoftRam) -> None:
+    if model.trunk is None and model.trunk_from is not None:
+        raise Refused("model.trunk_from is for a model with a trunk: add +model@model.trunk=convnet_5.")
+    if model.trunk is not None and not isinstance(model.trunk, ConvNet):
+        raise Refused("model.trunk must be a ConvNet: write +model@model.trunk=convnet_5.")
+    if model.trunk is not None and model.trunk_layers > len(model.trunk.filters):
+        raise Refused(
+            f"model.trunk_layers={model.trunk_layers} is more than the {len(model.trunk.filters)} convolutions of "
+            f"model.trunk={model.trunk.name}."
+        )

@@ -28,7 +28,19 @@ from attn_cli.config.data_sections import (
 )
 from attn_cli.config.data_sections import Retina as Retina  # packages of other people take it from here
 from attn_cli.config.fields import REQUIRED, bounded, build, checked, choice, full_key, required_key, unknown_key
-from attn_cli.config.model_sections import WIDEST, ConvNet, Dram, DrawReader, Ram, RamCatch, Rsam, SoftRam, Stn, Timm
+from attn_cli.config.model_sections import (
+    WIDEST,
+    ConvNet,
+    Dram,
+    DrawReader,
+    Ram,
+    RamCatch,
+    Rsam,
+    SoftRam,
+    Stn,
+    Timm,
+    check_model,
+)
 from attn_cli.errors import Refused, nearest
 
 T = TypeVar("T")
@@ -347,31 +359,8 @@ def _named_section(kind: str, values: Any, known: Mapping[str, type], where: str
 
 def _check_together(config: Config | Cost) -> None:
     """What no single key can be refused for."""
-    model, trainer, optimizer, data = config.model, config.trainer, config.optimizer, config.data
-    if isinstance(model, (Ram, Dram)) and model.baseline == "leave_one_out" and model.samples < 2:
-        raise Refused(
-            f"model.baseline=leave_one_out needs model.samples of at least 2, not {model.samples}: "
-            "it compares the paths of one image with each other."
-        )
-    if isinstance(model, (Dram, SoftRam, Stn)):
-        several = {3: "three", 5: "or five"} if isinstance(model, SoftRam) else {3: "three"}
-        if len(model.filters) not in several or not all(1 <= f <= 1024 for f in model.filters):
-            counts = " ".join(several.values())
-            raise Refused(f"model.filters must be {counts} numbers from 1 to 1024, not {list(model.filters)}.")
-    if isinstance(model, SoftRam) and model.pretrain_glimpse and model.glimpse != "conv":
-        raise Refused("model.pretrain_glimpse is for model.glimpse=conv: with model.glimpse=fc it is simple already.")
-    networks = {"model": model, **{f"model.{key}": getattr(model, key, None) for key in ("backbone", "trunk")}}
-    for place, network in networks.items():
-        if not isinstance(network, ConvNet):
-            continue
-        for key in ("kernels", "strides", "pools"):
-            if len(getattr(network, key)) != len(network.filters):
-                raise Refused(
-                    f"{place}.{key} must have a number for each of the {len(network.filters)} of {place}.filters, "
-                    f"not {list(getattr(network, key))}."
-                )
-    if isinstance(model, SoftRam):
-        _check_trunk(model)
+    check_model(config.model)
+    trainer, optimizer, data = config.trainer, config.optimizer, config.data
     if trainer.devices > 1 and trainer.batch_size % trainer.devices:
         raise Refused(
             f"trainer.batch_size={trainer.batch_size} must be a multiple of trainer.devices={trainer.devices}."
@@ -406,18 +395,6 @@ def _check_parallel(config: Config) -> None:
     if config.seed + count > 2**32:
         raise Refused(
             f"seed={config.seed} leaves no room for trainer.parallel_seeds={count} seeds: the largest is {2**32 - 1}."
-        )
-
-
-def _check_trunk(model: SoftRam) -> None:
-    if model.trunk is None and model.trunk_from is not None:
-        raise Refused("model.trunk_from is for a model with a trunk: add +model@model.trunk=convnet_5.")
-    if model.trunk is not None and not isinstance(model.trunk, ConvNet):
-        raise Refused("model.trunk must be a ConvNet: write +model@model.trunk=convnet_5.")
-    if model.trunk is not None and model.trunk_layers > len(model.trunk.filters):
-        raise Refused(
-            f"model.trunk_layers={model.trunk_layers} is more than the {len(model.trunk.filters)} convolutions of "
-            f"model.trunk={model.trunk.name}."
         )
 
 
