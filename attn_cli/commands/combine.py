@@ -15,8 +15,8 @@ from attn_cli.errors import Refused
 from attn_cli.inference.combine import combine
 from attn_cli.inference.intervals import wilson
 from attn_cli.inference.monte_carlo import evaluation_noise, paired_interval
-from attn_cli.inference.sequences import Reading, read
-from attn_cli.learning.restore import Restored, check_same_images, check_sampling, restore
+from attn_cli.inference.sequences import Reading, focused, read
+from attn_cli.learning.restore import Restored, check_focus, check_same_images, check_sampling, restore
 from attn_cli.pictures import tables
 from attn_cli.runs import open_run, write_atomically
 
@@ -42,6 +42,7 @@ def run(config: schema.Combine) -> dict[str, Any]:
         "data": forward.config.data.name,
         "split": config.split,
         "rule": config.rule,
+        "focus": config.focus_size if config.focus else None,
         "mc_samples": config.mc_samples,
         "average": config.average if config.mc_samples else None,
         "forward_error": rate["forward"],
@@ -55,7 +56,9 @@ def run(config: schema.Combine) -> dict[str, Any]:
         "seconds": seconds,
         "digest": forward.data.digest(config.split),
     }
-    name = f"combined-{config.split}-{config.rule}-{f'mc{config.mc_samples}' if config.mc_samples else 'mean'}.json"
+    other = f"{forward.config.data.name}-" if config.data else ""
+    kind = (f"mc{config.mc_samples}" if config.mc_samples else "mean") + ("-focus" if config.focus else "")
+    name = f"combined-{other}{config.split}-{config.rule}-{kind}.json"
     write_atomically(forward.run.path / name, json.dumps(result, indent=2) + "\n")
     tables.show(tables.result_table(result))
     print(f"Written to {forward.run.path / name}")
@@ -64,8 +67,10 @@ def run(config: schema.Combine) -> dict[str, Any]:
 
 def _reader(direction: str, config: schema.Combine, device: torch.device) -> Restored:
     path = config.forward if direction == "forward" else config.backward
-    restored = restore(open_run(path), config.checkpoint, device)
+    restored = restore(open_run(path), config.checkpoint, device, config.data)
     check_reader(restored, direction, direction)
+    if config.focus:
+        check_focus(restored, config.focus_size)
     if config.mc_samples:
         check_sampling(restored, f"mc_samples={config.mc_samples}")
     return restored
@@ -99,10 +104,10 @@ def _wrong(
         part = slice(low, low + size)
         readings: dict[str, Reading] = {}
         for name, restored in (("forward", forward), ("backward", backward)):
-            paths = noise[name][:, part].to(images.device)
-            readings[name] = read(
-                restored.model, images[part], paths, greedy=config.mc_samples == 0, average=config.average
-            )
+            paths, seen = noise[name][:, part].to(images.device), images[part]
+            if config.focus:
+                seen, _ = focused(restored.model, seen, config.focus_size)
+            readings[name] = read(restored.model, seen, paths, greedy=config.mc_samples == 0, average=config.average)
             said = restored.model.order(labels[part])
             parts[name].append((readings[name].labels[-1] != said).any(-1))
         both = combine(

@@ -15,7 +15,7 @@ from attn_cli.errors import Refused
 from attn_cli.games import players
 from attn_cli.inference.attention import attention
 from attn_cli.inference.monte_carlo import Evaluation, evaluate, evaluate_views, paired_interval
-from attn_cli.learning.restore import Restored, check_same_images, check_sampling, restore
+from attn_cli.learning.restore import Restored, check_focus, check_same_images, check_sampling, restore
 from attn_cli.pictures import tables
 from attn_cli.runs import Run, latest, open_run, write_atomically
 
@@ -83,7 +83,7 @@ def _restored(run: Run, config: schema.Evaluate) -> Restored:
     if config.mc_samples:
         check_sampling(restored, f"mc_samples={config.mc_samples}")
     if config.focus:
-        _check_focus(config, restored)
+        check_focus(restored, config.focus_size)
     if config.ten_crops:
         _check_ten_crops(config, restored)
     return restored
@@ -124,15 +124,3 @@ def _check_ten_crops(config: schema.Evaluate, restored: Restored) -> None:
         raise Refused(f"ten_crops=true is for data=cub200, not for data={restored.config.data.name}.")
     if config.mc_samples:
         raise Refused(f"ten_crops=true averages over crops, mc_samples={config.mc_samples} over paths: choose one.")
-
-
-def _check_focus(config: schema.Evaluate, restored: Restored) -> None:
-    info = restored.data.info
-    if not (restored.model.sequence and restored.model.moves):
-        raise Refused(
-            f"focus=true is for models that move over a sequence, not for model={restored.config.model.name}."
-        )
-    if config.focus_size > min(info.height, info.width):
-        raise Refused(
-            f"focus_size={config.focus_size} is larger than the {info.height}×{info.width} images of {info.name}."
-        )

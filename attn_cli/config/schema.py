@@ -160,6 +160,9 @@ class Combine:
 
     forward: str = REQUIRED  # run folder of a forward reader
     backward: str = REQUIRED  # run folder of a backward reader
+    data: AnyData | None = None  # other images of the same classes
+    focus: bool = False  # each reader reads once, then again in a box around its path
+    focus_size: int = bounded(54, 1, WIDEST)  # pixels a side of that box
     rule: str = choice("flip", "flip", "average")
     checkpoint: str = choice("best", "best", "last")
     split: str = choice("test", "test", "validation")
@@ -294,7 +297,7 @@ def load_as(cls: type[T], config: Any) -> T:
     if cls is Cost:
         return cast(T, _load_sections(Cost, config))
     values = plain(config)
-    given = {"data": _named_section("data", values["data"], DATA)} if cls is Evaluate and values.get("data") else {}
+    given = {"data": _named_section("data", values["data"], DATA)} if values.get("data") else {}
     built = build(cls, values, given=given)
     if isinstance(built, Show) and (built.images == 0 or built.images == ()):
         raise Refused("images must be at least 1, or a list of image numbers such as images=[3,5].")

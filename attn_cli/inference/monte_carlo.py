@@ -19,9 +19,8 @@ from torch import Tensor
 
 from attn_cli import processes
 from attn_cli.inference.averages import running_averages
-from attn_cli.inference.combine import crop, focus_box, looked_at_labels
 from attn_cli.inference.intervals import Z, wilson
-from attn_cli.inference.sequences import read
+from attn_cli.inference.sequences import focused, read
 from attn_cli.models.model import GlimpseModel
 from attn_cli.models.rollout import play, rollout
 
@@ -147,10 +146,8 @@ def evaluate(
             if model.sequence:
                 seen = images_nCHW[part]
                 if focus is not None:
-                    first = read(model, seen, torch.zeros_like(paths[:1]))
-                    used = looked_at_labels(first.used, first.labels[0], first.log_probs.shape[-1] - 1)
-                    corner = focus_box(first.locations, used, seen.shape[-2], seen.shape[-1], focus)
-                    seen, glimpses = crop(seen, corner, focus), glimpses + M * first.glimpses
+                    seen, looked = focused(model, seen, focus)
+                    glimpses += M * looked
                 reading = read(model, seen, paths, greedy=greedy, average=average)
                 off_MB = (reading.labels != labels_n[part]).any(-1)
                 glimpses += reading.glimpses

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from attn_cli.inference.averages import running_averages
+from attn_cli.inference.combine import crop, focus_box, looked_at_labels
 from attn_cli.models.model import GlimpseModel
 from attn_cli.models.rollout import keep
 
@@ -66,3 +67,14 @@ def read(
             state, left = keep(state, going.nonzero()[:, 0], M), left[going]
     assert log_probs is not None
     return Reading(labels, log_probs, glimpses, locations, used)
+
+
+def focused(model: GlimpseModel, images_BCHW: Tensor, size: int) -> tuple[Tensor, int]:
+    """Each image cut to the box (B, C, size, size) around the mean path of a first look at it, and the glimpses that
+    this took (DRAM, section 4.3).
+    """
+    noise = torch.zeros(1, images_BCHW.shape[0], model.steps, model.noises, device=images_BCHW.device)
+    first = read(model, images_BCHW, noise)
+    used = looked_at_labels(first.used, first.labels[0], first.log_probs.shape[-1] - 1)
+    corner = focus_box(first.locations, used, images_BCHW.shape[-2], images_BCHW.shape[-1], size)
+    return crop(images_BCHW, corner, size), first.glimpses

@@ -73,6 +73,17 @@ def check_sampling(restored: Restored, asked: str) -> None:
         )
 
 
+def check_focus(restored: Restored, size: int) -> None:
+    """Refuse a second look in a box of `size` pixels with what does not move, or has smaller images."""
+    info = restored.data.info
+    if not (restored.model.sequence and restored.model.moves):
+        raise Refused(
+            f"focus=true is for models that move over a sequence, not for model={restored.config.model.name}."
+        )
+    if size > min(info.height, info.width):
+        raise Refused(f"focus_size={size} is larger than the {info.height}×{info.width} images of {info.name}.")
+
+
 def load_model(model: GlimpseModel, state: dict[str, torch.Tensor], source: object) -> None:
     """Copy the model's part of a learner's state into a model; raises Refused, naming what differs, before
     anything is copied.

@@ -126,7 +126,7 @@ TABLES = (
             _cell(
                 "both-focus",
                 "forward-backward DRAM, focus",
-                Absent("`attn combine` has no focus yet"),
+                Combine("dram/3/forward", "dram/3/backward", ("data=svhn_110", "focus=true", "rule=flip")),
                 5.0,
             ),
             _cell(

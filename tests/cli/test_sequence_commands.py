@@ -79,6 +79,20 @@ def test_eval_of_other_images(readers):
     assert "focus=true is for models that move over a sequence" in done.stderr
 
 
+def test_both_readers_of_other_images_with_a_second_look(readers):
+    """Each reader alone is in `combine` what it is in `eval`."""
+    attn, runs = readers
+    other = ("data=digits_sequence_110", "--focus")
+    attn("combine", f"forward={runs['forward']}", f"backward={runs['backward']}", "rule=average", *other)
+    both = json.loads((runs["forward"] / "combined-digits_sequence_110-test-average-mean-focus.json").read_text())
+    assert both["focus"] == 54 and both["data"] == "digits_sequence_110"
+    for name in ("forward", "backward"):
+        attn("eval", f"run={runs[name]}", *other)
+        alone = json.loads((runs[name] / "evaluation-digits_sequence_110-test-mean-focus.json").read_text())
+        assert both[f"{name}_error"] == pytest.approx(alone["test_error"])
+        assert both["digest"] == alone["digest"]
+
+
 @pytest.mark.parametrize("command", [("eval", "--mc-samples", "2"), ("mc-average",)])
 def test_a_convnet_has_nothing_to_sample(readers, command):
     attn, runs = readers
