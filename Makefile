@@ -47,7 +47,7 @@ demo: setup
 	echo "  checkpoints/, config.yaml   the model and all of its settings"
 
 test: setup
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
