@@ -60,6 +60,8 @@ def evaluated(folder: Run, config: schema.Config, data: Data, learner: Learner, 
         frames = learner.images * game.frames
         result |= {"frames": frames, "frames_per_second": frames / max(learner.seconds, 1e-9)}
         result |= {"caught": 100 - test.error(), "players": compared(data.fixed("test")[1])}
+    if learner.model.stops:
+        result |= {"mean_glimpses": test.mean_glimpses}
     return result
 
 

@@ -67,7 +67,9 @@ def run(config: schema.Config) -> dict[str, Any]:
     if learner.failed:
         number, refused = next(iter(learner.failed.items()))
         raise Refused(f"{len(learner.failed)} of {len(members)} runs failed, {folders[number].path} first: {refused}")
-    means = {key: fmean(result[key] for result in results.values()) for key in ("val_error", "test_error", "seconds")}
+    first = next(iter(results.values()))
+    keys = [key for key in ("val_error", "test_error", "glimpses", "mean_glimpses", "seconds") if key in first]
+    means = {key: fmean(result[key] for result in results.values()) for key in keys}
     return {"run": " ".join(str(folder.path) for folder in folders), **means}
 
 

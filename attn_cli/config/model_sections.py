@@ -31,6 +31,8 @@ class Ram:
     location_mean: str = choice("linear", "linear", "tanh")
     policy: str = choice("gaussian", "gaussian", "grid", "random", "fixed")
     grid: int = bounded(5, 2, 5)  # places per side with policy=grid; the paper found more than 25 places hard
+    stop: str = choice("never", "never", "learned")
+    glimpse_cost: float = bounded(0.01, 0, 1000)  # in units of the reward
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class RamCatch:
     core: ClassVar[str] = "lstm"
     policy_gradient: ClassVar[str] = "full"
     baseline: ClassVar[str] = "learned"
+    stop: ClassVar[str] = "never"
     name: str = "ram_catch"
     hidden: int = bounded(256, 1, 4096)  # D, width of the core
     glimpse_hidden: int = bounded(128, 1, 4096)  # width of h_g and h_l
@@ -180,6 +183,8 @@ def check_model(model: object) -> None:
             f"model.baseline=leave_one_out needs model.samples of at least 2, not {model.samples}: "
             "it compares the paths of one image with each other."
         )
+    if isinstance(model, Ram) and model.stop == "learned" and model.policy == "fixed":
+        raise Refused("model.stop=learned decides whether to look elsewhere; model.policy=fixed never does.")
     if isinstance(model, (Dram, SoftRam, Stn)):
         several = {3: "three", 5: "or five"} if isinstance(model, SoftRam) else {3: "three"}
         if len(model.filters) not in several or not all(1 <= f <= 1024 for f in model.filters):

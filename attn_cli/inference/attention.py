@@ -76,8 +76,11 @@ def attention(
 
 
 def found(trace: Trace, boxes_B4: Tensor, height: int, width: int) -> Tensor:
-    """Whether the centre of any glimpse of the first path lies in the box, bool (B,)."""
+    """Whether the centre of any glimpse that the first path uses lies in the box, bool (B,)."""
     size = trace.locations.new_tensor([width, height])
     places_BN2 = (trace.locations[0] + 1) / 2 * size
     box = boxes_B4.to(places_BN2.device)[:, None]
-    return ((places_BN2 >= box[..., :2]) & (places_BN2 < box[..., 2:])).all(-1).any(1)
+    inside_BN = ((places_BN2 >= box[..., :2]) & (places_BN2 < box[..., 2:])).all(-1)
+    if trace.glimpses is not None:
+        inside_BN &= torch.arange(inside_BN.shape[1], device=inside_BN.device) < trace.glimpses[0][:, None]
+    return inside_BN.any(1)

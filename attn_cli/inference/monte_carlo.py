@@ -21,6 +21,7 @@ from attn_cli import processes
 from attn_cli.inference.averages import running_averages
 from attn_cli.inference.intervals import Z, wilson
 from attn_cli.inference.sequences import focused, read
+from attn_cli.inference.stopping import answer_early
 from attn_cli.models.model import GlimpseModel
 from attn_cli.models.rollout import play, rollout
 
@@ -76,6 +77,14 @@ class Evaluation:
         return wilson(self.error(samples) / 100 * self.count, self.count)
 
 
+def answers(model: GlimpseModel, images_BCHW: Tensor, noise_MBN2: Tensor, greedy: bool) -> tuple[Tensor, int]:
+    """Logits (M, B, K) of a model with one answer, and how many glimpses that took over all paths."""
+    if model.stops:
+        logits, glimpses_MB = answer_early(model, images_BCHW, noise_MBN2, greedy)
+        return logits, int(glimpses_MB.sum())
+    return rollout(model, images_BCHW, noise_MBN2, greedy)[0], math.prod(noise_MBN2.shape[:3])
+
+
 @torch.no_grad()
 def evaluate_views(
     model: GlimpseModel,
@@ -93,19 +102,22 @@ def evaluate_views(
     model.eval()
     repeats = repeats if model.random_start else 1
     sums: list[list[Tensor]] = []  # [repeat][batch] (B, K)
+    glimpses = paths = 0
     for number, images in enumerate(views):
         parts = [slice(low, low + batch_size) for low in range(0, n, batch_size)]
+        paths += n * repeats
         for repeat in range(repeats):
             noise = evaluation_noise(seed, repeat, number, n, steps, model.noises)[None].to(images.device)
-            seen = [rollout(model, images[part], noise[:, part], greedy=True)[0][0] for part in parts]
-            shares = [logits.float().softmax(-1) for logits in seen]
+            seen = [answers(model, images[part], noise[:, part], greedy=True) for part in parts]
+            glimpses += sum(used for _, used in seen)
+            shares = [logits[0].float().softmax(-1) for logits, _ in seen]
             if number == 0:
                 sums.append(shares)
             else:
                 sums[repeat] = [a + b for a, b in zip(sums[repeat], shares, strict=True)]
     model.train(was_training)
     wrong = torch.stack([torch.cat(batches).argmax(-1) != labels_n for batches in sums])
-    return Evaluation(n, 1, True, wrong.sum(1, keepdim=True).tolist(), steps, steps, wrong.cpu())
+    return Evaluation(n, 1, True, wrong.sum(1, keepdim=True).tolist(), glimpses / max(paths, 1), steps, wrong.cpu())
 
 
 @torch.no_grad()
@@ -157,9 +169,9 @@ def evaluate(
                 off_MB = trace.rewards < 0.5
                 glimpses += paths.shape[1] * M * T
             else:
-                logits, _ = rollout(model, images_nCHW[part], paths, greedy=greedy)
+                logits, used = answers(model, images_nCHW[part], paths, greedy)
                 off_MB = running_averages(logits, average).argmax(-1) != labels_n[part]
-                glimpses += paths.shape[1] * M * T
+                glimpses += used
             wrong += off_MB.sum(1)
             which[repeat, part] = off_MB[-1]
         errors.append(processes.total(wrong).tolist())

@@ -19,9 +19,14 @@ LEAST = 1.0  # pixels a side of what is cut out
 
 
 def last_regions(trace: Trace) -> Tensor:
-    """What the last glimpse of the first path covers with its coarsest patch, (B, 4); it may reach beyond the image."""
+    """What the last glimpse that the first path uses covers with its coarsest patch, (B, 4); it may reach beyond the
+    image.
+    """
     assert trace.boxes is not None
-    return trace.boxes[0, :, -1, -1]
+    boxes_BN4 = trace.boxes[0, :, :, -1]
+    if trace.glimpses is None:
+        return boxes_BN4[:, -1]
+    return boxes_BN4[torch.arange(len(boxes_BN4), device=boxes_BN4.device), trace.glimpses[0] - 1]
 
 
 def clipped(regions_B4: Tensor, height: int, width: int) -> Tensor:

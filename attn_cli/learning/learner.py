@@ -20,7 +20,7 @@ from torch import Tensor
 from attn_cli import processes
 from attn_cli.config.schema import Config
 from attn_cli.data.splits import Data
-from attn_cli.inference.monte_carlo import evaluate
+from attn_cli.inference.monte_carlo import Evaluation, evaluate
 from attn_cli.learning import optimisers
 from attn_cli.learning.compiling import compiled
 from attn_cli.learning.guards import FiniteGuard
@@ -155,10 +155,12 @@ class Learner(pl.LightningModule):
     def close_epoch(self, done: int, step: int, rate: float) -> dict[str, Any]:
         """The row of the epoch for the log, after validation; errors in %."""
         trainer, self.val_error = self.config.trainer, None
+        found: Evaluation | None = None
         *sums, count = self.totals.tolist()  # the one transfer to the host in an epoch
         self.totals.zero_()
         if done % trainer.validate_every == 0 or done == trainer.epochs:
-            self.val_error = self.validate()
+            found = self.validate()
+            self.val_error = found.error()
         means = {name: value / max(count, 1) for name, value in zip(LOGGED, sums, strict=True)}
         row = {"epoch": done, "step": step, **means, "lr": rate, "seconds": round(self.seconds, 2)}
         row["train_loss"], row["train_error"], row["val_error"] = (
@@ -168,6 +170,8 @@ class Learner(pl.LightningModule):
         )
         if self.model.game is not None:
             row["caught"] = None if self.val_error is None else 100 - self.val_error
+        if self.model.stops:
+            row["mean_glimpses"] = found and found.mean_glimpses
         return row
 
     def _elapsed(self) -> float:
@@ -188,10 +192,10 @@ class Learner(pl.LightningModule):
         self.seconds, self.images = state["seconds"], state["images"]
         self.totals.copy_(torch.tensor(state["totals"]))
 
-    def validate(self) -> float:
-        """Error in % with the mean-location policy on the validation images."""
+    def validate(self) -> Evaluation:
+        """With the mean-location policy on the validation images."""
         images, labels = self.data.fixed("validation")
-        return evaluate(self.model, images, labels, batch_size=self.config.trainer.eval_batch_size).error()
+        return evaluate(self.model, images, labels, batch_size=self.config.trainer.eval_batch_size)
 
 
 class RamLearner(Learner):
@@ -209,6 +213,7 @@ class RamLearner(Learner):
             baseline=options.baseline,
             reinforce_weight=options.reinforce_weight,
             baseline_weight=options.baseline_weight,
+            glimpse_cost=options.glimpse_cost,
         )
 
 

@@ -23,7 +23,7 @@ class Losses:
     cross_entropy: Tensor
     reinforce: Tensor
     baseline: Tensor
-    reward: Tensor  # mean reward
+    reward: Tensor  # mean reward, less what glimpses cost
     error: Tensor  # share of wrong paths, 0…1
 
 
@@ -61,11 +61,13 @@ def hybrid(
     baseline: str = "learned",
     reinforce_weight: float = 1.0,
     baseline_weight: float = 1.0,
+    glimpse_cost: float = 0.0,
 ) -> Losses:
     """The hybrid supervised loss of RAM, section 3.2: cross-entropy for the answer, REINFORCE for the locations.
 
     REINFORCE is summed over the actions of a path and averaged over paths and images; the cross-entropy and the squared
-    error of the baseline are means. An action taken d actions before the last one has the return discount^d · reward.
+    error of the baseline are means. An action taken d actions before the last one has the return discount^d · reward;
+    where the model stops by itself, less the cost of all glimpses that were used. Actions after that count for nothing.
     """
     M, B, K = logits_MBK.shape
     A = trace.log_probs.shape[-1]
@@ -75,12 +77,24 @@ def hybrid(
     zero = cross_entropy.detach() * 0
     if A == 0:
         return Losses(cross_entropy, cross_entropy.detach(), zero, zero, reward_MB.mean(), error)
-    powers = discount ** torch.arange(A - 1, -1, -1, device=logits_MBK.device, dtype=logits_MBK.dtype)
-    returns_MBA = reward_MB[..., None] * powers
+    counts_MBA: Tensor | None = None
+    if trace.glimpses is None:
+        powers = discount ** torch.arange(A - 1, -1, -1, device=logits_MBK.device, dtype=logits_MBK.dtype)
+        returns_MBA = reward_MB[..., None] * powers
+    else:
+        action, used = torch.arange(A, device=logits_MBK.device), trace.glimpses[..., None]
+        price = glimpse_cost * used  # to stop is as near to the answer as the last location
+        returns_MBA = reward_MB[..., None] * discount ** (used - 2 - action).clamp(min=0) - price
+        counts_MBA, reward_MB = action < used, reward_MB - price[..., 0]
     learned = baseline == "learned"
     b_MBA = trace.baselines.detach() if learned else leave_one_out(returns_MBA)
     reinforce = -(trace.log_probs * (returns_MBA - b_MBA)).sum(-1).mean()  # eq. 1 with a baseline
-    fit = F.mse_loss(trace.baselines, returns_MBA) if learned else zero
+    if not learned:
+        fit = zero
+    elif counts_MBA is None:
+        fit = F.mse_loss(trace.baselines, returns_MBA)
+    else:
+        fit = ((trace.baselines - returns_MBA).square() * counts_MBA).sum() / counts_MBA.sum()
     total = cross_entropy + reinforce_weight * reinforce + baseline_weight * fit
     return Losses(total, cross_entropy.detach(), reinforce.detach(), fit.detach(), reward_MB.mean(), error)
 

@@ -22,7 +22,7 @@ COLUMNS = (
     "epoch", "step", "train_loss", "cross_entropy", "reinforce", "baseline", "reward", "train_error", "val_error", "lr",
     "seconds",
 )  # fmt: skip
-OF_GAMES = "caught"  # a column that only games have
+SOMETIMES = ("caught", "mean_glimpses")  # columns that only games have, or models that stop by themselves
 REFRESH = 25  # steps between two updates of the bar
 
 
@@ -38,7 +38,7 @@ class MetricsFile:
 
     def add(self, row: dict[str, Any]) -> None:
         """Append one epoch and replace the file as a whole."""
-        columns = (*COLUMNS, OF_GAMES) if OF_GAMES in row else COLUMNS
+        columns = (*COLUMNS, *(name for name in SOMETIMES if name in row))
         new = {name: "" if row.get(name) is None else str(row[name]) for name in columns}
         self.rows = [old for old in self.rows if int(old["epoch"]) < row["epoch"]] + [new]
         text = io.StringIO()
@@ -51,6 +51,8 @@ class MetricsFile:
 def epoch_line(row: dict[str, Any], epochs: int) -> str:
     """A finished epoch in words."""
     validation = "" if row["val_error"] is None else f"  validation {row['val_error']:6.2f} %"
+    if row.get("mean_glimpses") is not None:
+        validation += f" with {row['mean_glimpses']:.2f} glimpses"
     line = f"epoch {row['epoch']:>3}/{epochs}  loss {row['train_loss']:.4f}"
     return f"{line}  training {row['train_error']:6.2f} %{validation}  {row['seconds']:.0f} s"
 

@@ -28,9 +28,10 @@ class GlimpseModel(nn.Module):
     masks: bool = False  # whether a glimpse is the image times a mask
     every_step: bool = False  # whether it answers after every glimpse, and all answers count
     sized: bool = False  # whether the constructor wants the size of the images, as `height` and `width`
+    stops: bool = False  # whether it decides after every glimpse if it has seen enough
     plays: bool = False  # whether it plays games; the constructor wants the `game` then
     game: type[Catch] | None = None  # what it plays
-    noises: int = 2  # numbers that a step is given to choose a location, and of a game an action
+    noises: int = 2  # numbers that a step is given to choose a location, and an action of a game or of stopping
     retina: Retina
 
     def look_at_one_scale(self, name: str, scales: int) -> None:
@@ -74,6 +75,10 @@ class GlimpseModel(nn.Module):
     def classify(self, hidden: Tensor) -> Tensor:
         """Logits (…, K)."""
         raise TypeError(f"{type(self).__name__} has no classify")
+
+    def stop_logit(self, hidden: Tensor) -> Tensor:
+        """With `stops`: the logit (…) of answering now."""
+        raise TypeError(f"{type(self).__name__} has no stop_logit")
 
     def conclude(self, step_logits_MBNK: Tensor) -> Tensor:
         """With `every_step`: the answer (M, B, K) from those after every glimpse."""

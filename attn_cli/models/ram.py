@@ -2,7 +2,7 @@
 
 Implemented: glimpse sensor and network, ReLU core (LSTM core as in section 4.2), location, action and baseline
 networks, Gaussian location policy with fixed variance, a policy over a grid of places (footnote 2), random glimpses
-(Table 1a).
+(Table 1a), an action that stops (section 5; see stopping.py).
 
 Departures from the paper, and choices that it leaves open:
  1. Linear(h) + Linear(g) is one linear map of the concatenation [h, g] (likewise [h_g, h_l]): the same functions,
@@ -85,6 +85,10 @@ class RAM(GlimpseModel):
             raise Refused(
                 f"model.grid={config.grid} is more than 25 places, the most that the paper could learn: use at most 5."
             )
+        self.stops = config.stop == "learned"
+        if self.stops and glimpses.count < 2:
+            raise Refused("model.stop=learned has nothing to decide with glimpses.count=1: use at least 2.")
+        self.noises = 3 if self.stops else 2  # two for the location, one for the decision to answer
         self.config = config
         self.glimpses = glimpses.count
         self.stochastic = self.random_start = config.policy != "fixed"
@@ -98,6 +102,8 @@ class RAM(GlimpseModel):
         self.location_network = nn.Linear(D, config.grid**2 if config.policy == "grid" else 2)
         self.action_network = nn.Linear(D, classes)
         self.baseline_network = nn.Linear(D, 1)
+        if self.stops:
+            self.stop_network = nn.Linear(D, 1)
         places = (2 * torch.arange(config.grid) + 1) / config.grid - 1
         y, x = torch.meshgrid(places, places, indexing="ij")
         self.register_buffer("places", torch.stack([x, y], -1).view(-1, 2), persistent=False)  # (grid², 2)
@@ -111,8 +117,10 @@ class RAM(GlimpseModel):
         return State(canvas, hidden, torch.zeros_like(hidden) if self.config.core == "lstm" else None)
 
     def step(self, state: State, noise_R2: Tensor, greedy: bool = False) -> State:
-        """Choose a location, look there, think. `noise_R2` is standard normal; `greedy` takes the mean location."""
-        location, log_prob = self.choose(state, noise_R2.to(self.core.weight.dtype), greedy)
+        """Choose a location, look there, think. `noise_R2` is standard normal, and what there is beyond two numbers is
+        not for the location; `greedy` takes the mean location.
+        """
+        location, log_prob = self.choose(state, noise_R2[:, :2].to(self.core.weight.dtype), greedy)
         patches = self.retina.look(state.canvas, location)
         features = self.glimpse_network(self.sense(patches).flatten(1).to(state.hidden.dtype), location)
         hidden, cell = self.think(state, features)
@@ -164,6 +172,11 @@ class RAM(GlimpseModel):
         """Logits (…, K) of the action network."""
         return self.action_network(hidden)
 
+    def stop_logit(self, hidden: Tensor) -> Tensor:
+        """Logit (…) of answering now."""
+        emitter = hidden if self.config.policy_gradient == "full" else hidden.detach()
+        return self.stop_network(emitter)[..., 0]
+
     def baseline(self, hidden: Tensor) -> Tensor:
         """Predicted return (…) of a state; never sends gradient into the core."""
         return self.baseline_network(hidden.detach())[..., 0]
@@ -179,6 +192,12 @@ class RAM(GlimpseModel):
             Part("location network", locate, moves, moves * locate * (self.config.policy_gradient != "full")),
             Part("action network", self.action_network.weight.numel()),
         ]
+        judged = N - 1 if self.stops else moves
+        if self.stops:
+            stop, answer = self.stop_network.weight.numel(), self.action_network.weight.numel()
+            cut = judged * stop * (self.config.policy_gradient != "full")
+            found.append(Part("stop network", stop, judged, cut))
+            found.append(Part("answers after other glimpses", answer, N - 1, training_only=True))
         if self.config.baseline == "learned":
-            found.append(Part("baseline", judge, moves, spared=moves * judge, training_only=True))
+            found.append(Part("baseline", judge, judged, spared=judged * judge, training_only=True))
         return found

@@ -60,9 +60,6 @@ class RamCatch(RAM):
         """The same state in front of the next frame."""
         return replace(state, canvas=self.retina.frame(screens_R1HW))
 
-    def step(self, state: State, noise_R3: Tensor, greedy: bool = False) -> State:
-        return super().step(state, noise_R3[:, :2], greedy)
-
     def sense(self, patches: Tensor) -> Tensor:
         return patches * self.covered
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from attn_cli.glimpses.retina import Canvas
 from attn_cli.models.model import GlimpseModel
+from attn_cli.models.stopping import decisions, enough
 from attn_cli.models.trace import Trace
 
 
@@ -34,7 +35,7 @@ def draw_noise(
 def rollout(
     model: GlimpseModel, images_BCHW: Tensor, noise_MBN2: Tensor, greedy: bool = False, record: bool = False
 ) -> tuple[Tensor, Trace]:
-    """Look at each image along M paths; returns logits (M, B, K) after the last glimpse, and the trace.
+    """Look at each image along M paths; returns logits (M, B, K) after the last glimpse that is used, and the trace.
 
     The noise has as many steps as the model, N·S. With a sequence model the logits are (M, B, S, K), after every N-th
     glimpse.
@@ -47,13 +48,15 @@ def rollout(
         states.append(state)
     chosen = [s for s in states if s.log_prob is not None]
     step_logits = None
-    if model.every_step or record:
+    if model.every_step or model.stops or record:
         step_logits = torch.stack([model.classify(s.hidden) for s in states], 1).view(M, B, N, -1)
     if model.sequence:
         answers = torch.stack([s.hidden for s in states[model.glimpses - 1 :: model.glimpses]], 1)  # (R, S, D)
         logits = model.classify(answers).view(M, B, model.targets, -1)
     elif step_logits is not None and model.every_step:
         logits = model.conclude(step_logits)
+    elif step_logits is not None and model.stops:
+        logits = step_logits[:, :, -1]
     else:
         logits = model.classify(state.hidden).view(M, B, -1)
     if chosen:
@@ -65,6 +68,9 @@ def rollout(
     if getattr(state, "shift", None) is not None:
         trace.shifts = torch.stack([s.shift for s in states], 1).view(M, B, N, 2)
     trace.step_logits = step_logits
+    if model.stops:
+        trace = stopped(model, trace, states, noise_MBN2, greedy)
+        logits = trace.logits
     if record:
         height, width = images_BCHW.shape[-2:]
         trace.patches = torch.stack([model.patches(s) for s in states], 1).unflatten(0, (M, B))
@@ -74,6 +80,27 @@ def rollout(
                 values = torch.stack([getattr(s, name) for s in states], 1).unflatten(0, (M, B))
                 setattr(trace, f"{name}s", values)
     return logits, trace
+
+
+def stopped(model: GlimpseModel, trace: Trace, states: list[Any], noise_MBN3: Tensor, greedy: bool) -> Trace:
+    """The trace of paths that end where the model has seen enough, from that of paths of N glimpses with the answers
+    after each. Without a policy for locations its decisions are those to stop alone.
+    """
+    assert trace.step_logits is not None
+    M, B, _, K = trace.step_logits.shape
+    hidden_RAD = torch.stack([s.hidden for s in states[:-1]], 1)
+    stop_RA = model.stop_logit(hidden_RAD)
+    looks = trace.log_probs.shape[-1] > 0
+    answers_RA = enough(stop_RA, noise_MBN3[:, :, :-1, 2].flatten(0, 1), greedy)
+    glimpses, log_probs = decisions(stop_RA, trace.log_probs.flatten(0, 1) if looks else None, answers_RA)
+    last = (glimpses - 1).view(M, B, 1, 1).expand(M, B, 1, K)
+    return dataclasses.replace(
+        trace,
+        log_probs=log_probs.view(M, B, -1),
+        baselines=trace.baselines if looks else model.baseline(hidden_RAD).view(M, B, -1),
+        logits=trace.step_logits.gather(2, last)[:, :, 0],
+        glimpses=glimpses.view(M, B),
+    )
 
 
 def play(

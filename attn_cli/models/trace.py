@@ -17,11 +17,13 @@ class Trace:
 
     locations: Tensor  # (M, B, N, 2) where each glimpse was centred
     log_probs: (
-        Tensor  # (M, B, A) log-density of each sampled location, of the unclamped sample; RAM: A = N − 1, DRAM: A = N
+        Tensor  # (M, B, A) log-density of each sampled location, of the unclamped sample; RAM: A = N − 1, DRAM: A = N;
+        # of a model that stops by itself: of each decision to stop or to look there, 0 after it has stopped
     )
     baselines: Tensor  # (M, B, A) predicted return from the state that emitted the location
-    logits: Tensor  # (M, B, K) the classification after the last glimpse; (M, B, S, K) of a sequence
+    logits: Tensor  # (M, B, K) the classification after the last glimpse that is used; (M, B, S, K) of a sequence
     step_logits: Tensor | None = None  # (M, B, N, K) answers after every glimpse: where all count, or when recorded
+    glimpses: Tensor | None = None  # (M, B) int64, how many are used; where the model stops by itself
     # Only when the rollout is asked to record (pictures, tests):
     patches: Tensor | None = None  # (M, B, N, k, C, g, g) in [0, 1], what the retina delivered
     boxes: Tensor | None = None  # (M, B, N, k, 4) x0, y0, x1, y1 in pixels of the image, x1 and y1 exclusive

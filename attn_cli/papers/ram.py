@@ -85,6 +85,17 @@ TABLES = (
         versions=(ARXIV, NIPS),
     ),
     Table(
+        "ram/stop",
+        "Section 5: MNIST, 28×28; RAM that decides itself when to answer; retina 8×8, 1 scale",
+        (
+            Cell(
+                "6-glimpses",
+                "RAM, at most 6 glimpses, each at a price of 0.003 of the reward",
+                Train("ram/stop_6", cpu=40 * MINUTE),
+            ),
+        ),
+    ),
+    Table(
         "ram/catch",
         "Section 4.2: Catch, 24×24; retina 6×6, 3 scales",
         (

@@ -84,7 +84,7 @@ def _scene(
     """What is drawn of one reader, and the locations (N, 2) of the glimpses that it used."""
     fields = drawing.recorded(trace, "locations", "patches", "boxes", "step_logits")
     locations, patches, boxes, logits = (values[sample, index] for values in fields)
-    answer = drawing.answer(drawing.array(trace.logits)[sample, index], label, len(locations))
+    answer = drawing.answer(drawing.array(trace.logits)[sample, index], label, drawing.used(trace, sample, index))
     pace, truths, titles, names = len(locations), [*answer.truth], [""] * len(locations), list(class_names)
     if trace.logits.dim() == 4:
         end = logits.shape[-1] - 1

@@ -1,4 +1,4 @@
-"""Learning curves of a run, validation errors of several, and error against the number of averaged paths.
+"""Learning curves of a run, validation errors of several, and error against the number of averaged paths or glimpses.
 
 Drawn with figure objects and the Agg canvas: no pyplot, no window, no state shared between callers.
 """
@@ -127,6 +127,34 @@ def mc_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
     ax.errorbar(samples, errors, yerr=spreads, color=VALIDATION, ecolor=TRAIN, marker="o", markersize=4, capsize=3)
     _dress(ax, "error against the number of paths", "paths averaged, M", "error (%)")
     ax.margins(x=0.05, y=0.15)
+    return figure
+
+
+def glimpse_curve(rows: Sequence[Mapping[str, Any]], path: Path | str) -> Path:
+    """Test error in % against the mean number of glimpses, models that stop by themselves beside those that do not, as
+    a PNG. Rows as `tables.sweep_summary` makes them; `mean_glimpses` None: always `glimpses`. Returns the path.
+    """
+    return write(path, _png(glimpse_figure(rows)))
+
+
+def glimpse_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """The drawing of `glimpse_curve`, with bars of one standard deviation over the seeds."""
+    figure = new_figure(1)
+    ax = figure.subplots()
+    measured = [row for row in rows if row["test_error"] is not None and row["glimpses"] is not None]
+    series = {
+        "stops by itself": ("mean_glimpses", VALIDATION, [r for r in measured if r["mean_glimpses"] is not None]),
+        "always all glimpses": ("glimpses", TRAIN, [r for r in measured if r["mean_glimpses"] is None]),
+    }
+    for label, (key, colour, own) in series.items():
+        if own:
+            points = sorted((row[key], row["test_error"], row["test_error_std"] or 0.0) for row in own)
+            x, y, spread = zip(*points, strict=True)
+            ax.errorbar(x, y, yerr=spread, color=colour, marker="o", markersize=4, capsize=3, label=label)
+    _dress(ax, "error against glimpses", "mean glimpses per image", "test error (%)")
+    ax.margins(x=0.05, y=0.15)
+    if ax.lines:
+        ax.legend(frameon=False, fontsize=8)
     return figure
 
 

@@ -103,6 +103,11 @@ def answer(logits: np.ndarray, truth: Any, glimpses: int) -> Answer:
     return Answer(said, [int(label) for label in truth if 0 <= label != end], chance, used * glimpses // targets)
 
 
+def used(trace: Any, sample: int, index: int) -> int:
+    """Glimpses of a path until its answer: all of them, or what a model that stops by itself used."""
+    return trace.locations.shape[2] if trace.glimpses is None else int(trace.glimpses[sample, index])
+
+
 def to_image(pixels: np.ndarray) -> Image.Image:
     """(H, W, C) of grey or RGB, uint8 or floats in [0, 1], as an RGB image."""
     if pixels.ndim != 3 or pixels.shape[2] not in (1, 3):

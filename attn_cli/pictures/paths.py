@@ -82,7 +82,7 @@ def _page(
         )
 
     count, _, height, width = pixels.shape
-    answers = [drawing.answer(logits[b], truths[b], patches.shape[1]) for b in range(count)]
+    answers = [drawing.answer(logits[b], truths[b], drawing.used(trace, sample, b)) for b in range(count)]
     glimpses = max(answer.glimpses for answer in answers)
     pace = patches.shape[1] // (logits.shape[1] if logits.ndim == 3 else 1)  # glimpses for one target
     zoom = drawing.zoom_to(height, width, SIDE)

@@ -43,6 +43,7 @@ RESULT_NAMES = {
     "seed": "seed",
     "val_error": "validation error",
     "test_error": "test error",
+    "mean_glimpses": "glimpses used, mean",
     "caught": "caught",
     "players": "caught by other players",
     "mc_samples": "paths averaged",
@@ -256,7 +257,8 @@ def sweep_table(rows: Iterable[Row]) -> Table:
     """Mean ± standard deviation over the seeds of each setting, best validation error first; see `sweep_summary`."""
     summary = sweep_summary(rows)
     keys = list(dict.fromkeys(key for row in summary for key in row["overrides"]))
-    numeric = ["val %", "test %", "seeds", "time"]
+    stops = any(row["mean_glimpses"] is not None for row in summary)
+    numeric = ["val %", "test %", *(["mean glimpses"] if stops else []), "seeds", "time"]
     table = _table("Sweep", [*keys, *numeric, "status"], numeric=numeric)
     for row in summary:
         status = row["status"]
@@ -264,6 +266,7 @@ def sweep_table(rows: Iterable[Row]) -> Table:
             *(Text(_plain(row["overrides"].get(key))) for key in keys),
             Text(_spread(row["val_error"], row["val_error_std"])),
             Text(_spread(row["test_error"], row["test_error_std"])),
+            *([Text(error(row["mean_glimpses"]))] if stops else []),
             Text(str(row["seeds"])),
             Text(duration(row["seconds"])),
             Text(status, style=STATUS_STYLES.get(status, "red")),
@@ -274,7 +277,8 @@ def sweep_table(rows: Iterable[Row]) -> Table:
 def sweep_summary(rows: Iterable[Row]) -> list[dict[str, Any]]:
     """One row per setting, jobs that differ only in their seed taken together; best mean validation error first.
 
-    A job is `overrides` (key → value, `seed` among them), `val_error`, `test_error`, `seconds`, `status`. A setting is
+    A job is `overrides` (key → value, `seed` among them), `val_error`, `test_error`, `seconds`, `status`, and if known
+    `glimpses` and, of a model that stops by itself, `mean_glimpses`, which a setting has as means. A setting is
     `overrides` (without seed), `seeds` (how many jobs have an error), `val_error` and `test_error` (means) and their
     `_std` (sample standard deviation, None below two jobs), `seconds` (mean), `status` (those of its jobs, counted).
     Settings without any validation error come last.
@@ -291,6 +295,9 @@ def sweep_summary(rows: Iterable[Row]) -> list[dict[str, Any]]:
             line[name] = fmean(values) if values else None
             line[f"{name}_std"] = stdev(values) if len(values) > 1 else None
         line["seeds"] = sum(_measured(job.get("val_error")) for job in jobs)
+        for name in ("glimpses", "mean_glimpses"):
+            counts = [float(job[name]) for job in jobs if job.get(name) is not None]
+            line[name] = fmean(counts) if counts else None
         times = [float(job["seconds"]) for job in jobs if job.get("seconds") is not None]
         line["seconds"] = fmean(times) if times else None
         line["status"] = _statuses(jobs)

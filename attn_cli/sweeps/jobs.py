@@ -32,8 +32,8 @@ from attn_cli.sweeps import plan
 
 STATUSES = ("running", "finished", "failed", "left", "interrupted", "killed")
 STOPPED = (130, 143)  # exit codes after Ctrl-C and SIGTERM: they end the whole sweep, any other code one job
-RESULTS = ("val_error", "test_error", "seconds")
-KEPT = (*RESULTS, "threads")
+RESULTS = ("val_error", "test_error", "mean_glimpses", "seconds")
+KEPT = (*RESULTS, "threads", "glimpses")
 
 Job = dict[str, Any]
 RunJob = Callable[[Path | None], Any]  # given the run folder to continue, if any

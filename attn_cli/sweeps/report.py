@@ -1,11 +1,12 @@
-"""What a sweep comes to: the table, results.csv, curves.png, axes.png and best.txt, the command that repeats the best.
+"""What a sweep comes to: the table, results.csv, pictures and best.txt, the command that repeats the best.
 
-table       mean ± standard deviation over the seeds of each setting, the best validation error first
-results.csv a line per job
-curves.png  the validation error of each job against the epoch
-axes.png    the validation error against each swept key, a point per job
-best.txt    the best setting is the one at the top of the table, its job the one with the lowest validation error;
-            the test set chooses nothing
+table         mean ± standard deviation over the seeds of each setting, the best validation error first
+results.csv   a line per job
+curves.png    the validation error of each job against the epoch
+axes.png      the validation error against each swept key, a point per job
+glimpses.png  the test error against the mean number of glimpses, if a model stopped by itself
+best.txt      the best setting is the one at the top of the table, its job the one with the lowest validation error;
+              the test set chooses nothing
 """
 
 from __future__ import annotations
@@ -50,6 +51,9 @@ def finish(folder: Path, ended: BaseException | None = None) -> int:
         curves.comparison(metrics, folder / "curves.png")
     if sweep_axes.keys(rows):
         sweep_axes.draw(rows, folder / "axes.png")
+    settings = tables.sweep_summary(rows)
+    if any(row["mean_glimpses"] is not None for row in settings):
+        curves.glimpse_curve(settings, folder / "glimpses.png")
     if sweep is not None and (command := best_command(sweep, jobs)) is not None:
         runs.write_atomically(folder / "best.txt", command + "\n")
         print(f"Best by validation error: {command}")
@@ -95,6 +99,8 @@ def table_row(job: Mapping[str, Any]) -> dict[str, Any]:
         "overrides": dict(_pair(override) for override in job["overrides"]),
         "val_error": result.get("val_error"),
         "test_error": result.get("test_error"),
+        "glimpses": result.get("glimpses"),
+        "mean_glimpses": result.get("mean_glimpses"),
         "seconds": result.get("seconds", job.get("seconds")),
         "status": job["status"],
     }

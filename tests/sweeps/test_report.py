@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from attn_cli.pictures import sweep_axes
+from attn_cli.pictures import curves, sweep_axes, tables
 from attn_cli.sweeps import jobs, plan, report
 
 
@@ -70,6 +70,29 @@ def test_a_panel_for_each_key_that_was_swept() -> None:
     assert best.get_xydata().tolist() == [[0.1, 2.0]]
     means = model.get_lines()[0]
     assert means.get_xydata().tolist() == [[0, 3.5], [1, 2.0]]
+
+
+def test_the_error_against_the_glimpses_that_were_used() -> None:
+    """Two seeds of a price, another price, and models that always take all glimpses: those have a series of their
+    own; the table has a column, results.csv, too.
+    """
+    found = [
+        job(0, ["model.stop=learned", "model.glimpse_cost=0.1", "seed=0"], 90.0),
+        job(1, ["model.stop=learned", "model.glimpse_cost=0.1", "seed=1"], 92.0),
+        job(2, ["model.stop=learned", "model.glimpse_cost=0.01", "seed=0"], 95.0),
+        job(3, ["model.stop=never", "model.glimpse_cost=0.1", "seed=0"], 96.0),
+    ]
+    for each, mean in zip(found, (2.0, 3.0, 4.5, None), strict=True):
+        each["result"] |= {"glimpses": 6} | ({} if mean is None else {"mean_glimpses": mean})
+    settings = tables.sweep_summary(map(report.table_row, found))
+    (ax,) = curves.glimpse_figure(settings).axes
+    handles, labels = ax.get_legend_handles_labels()
+    drawn = {label: handle.lines[0].get_xydata().tolist() for handle, label in zip(handles, labels, strict=True)}
+    assert drawn == {"stops by itself": [[2.5, 8.0], [4.5, 4.0]], "always all glimpses": [[6.0, 3.0]]}
+    text = tables.as_text(tables.sweep_table(map(report.table_row, found)))
+    assert "mean glimpses" in text and "2.50" in text and "4.50" in text
+    without = [{**row, "mean_glimpses": None} for row in map(report.table_row, found)]
+    assert "mean glimpses" not in tables.as_text(tables.sweep_table(without))
 
 
 def test_many_keys_take_several_lines_and_make_a_picture(tmp_path: Path) -> None:

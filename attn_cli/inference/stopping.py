@@ -1,0 +1,44 @@
+"""Answering as soon as a model has seen enough (models/stopping.py): a batch shrinks as its paths stop.
+
+Legend: M samples, B images, N glimpses, K classes.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from attn_cli.models.model import GlimpseModel
+from attn_cli.models.rollout import keep
+from attn_cli.models.stopping import enough
+
+
+@torch.no_grad()
+def answer_early(
+    model: GlimpseModel, images_BCHW: Tensor, noise_MBN3: Tensor, greedy: bool = False
+) -> tuple[Tensor, Tensor]:
+    """The answers (M, B, K) of a model that stops by itself, and the glimpses run for each, int64 (M, B).
+
+    A path leaves the batch when it answers, whatever the other paths of its image do. One host-device sync a glimpse.
+    """
+    M, B, N, _ = noise_MBN3.shape
+    noise_RN3 = noise_MBN3.flatten(0, 1)
+    state = model.start(images_BCHW.repeat(M, 1, 1, 1), 1)
+    left = torch.arange(M * B, device=images_BCHW.device)
+    glimpses = torch.full_like(left, N)
+    logits: Tensor | None = None
+    for t in range(N):
+        noise = noise_RN3[left, t]
+        state = model.step(state, noise, greedy)
+        done = torch.ones_like(left, dtype=torch.bool)
+        if t + 1 < N:
+            done = enough(model.stop_logit(state.hidden), noise[:, 2], greedy)
+        answers = model.classify(state.hidden[done])
+        logits = answers.new_zeros(M * B, answers.shape[-1]) if logits is None else logits
+        logits[left[done]], glimpses[left[done]] = answers, t + 1
+        if done.all():
+            break
+        if done.any():
+            state, left = keep(state, (~done).nonzero()[:, 0], 1), left[~done]
+    assert logits is not None
+    return logits.view(M, B, -1), glimpses.view(M, B)

@@ -1,0 +1,220 @@
+"""The action "answer now": what is masked by hand, its gradient against the exact expectation, batches that shrink."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+
+from attn_cli.config import schema
+from attn_cli.errors import Refused
+from attn_cli.inference.monte_carlo import evaluate, evaluate_views
+from attn_cli.inference.regions import last_regions
+from attn_cli.inference.stopping import answer_early
+from attn_cli.learning.objectives import hybrid
+from attn_cli.models.ram import RAM
+from attn_cli.models.rollout import draw_noise, rollout
+from attn_cli.models.stopping import decisions, enough
+from attn_cli.models.trace import Trace
+
+
+def make(glimpses=5, doubtful=True, **options) -> RAM:
+    """A small model; a `doubtful` one stops here on one image and there on another."""
+    torch.manual_seed(0)
+    config = schema.Ram(
+        hidden=24, glimpse_hidden=12, glimpse_features=16, sigma=0.2, **{"stop": "learned", **options}
+    )  # fmt: skip
+    model = RAM(config, schema.Glimpses(glimpses, 8), schema.Scales(1), channels=1, classes=4)
+    if doubtful and model.stops:
+        with torch.no_grad():
+            model.stop_network.weight *= 40
+            hidden = torch.stack([model.step(model.start(pictures(), 1), torch.randn(30, 3)).hidden for _ in range(9)])
+            model.stop_network.bias.fill_(-(hidden.mean((0, 1)) @ model.stop_network.weight[0]))
+    return model
+
+
+def pictures(batch=30) -> torch.Tensor:
+    return torch.randint(0, 256, (batch, 1, 20, 20), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+
+
+def noise(model: RAM, samples=1, batch=30) -> torch.Tensor:
+    return draw_noise(3, 0, (samples, batch, model.glimpses), numbers=model.noises)
+
+
+def test_decisions_by_hand():
+    """Answers before going on, in the middle, never; what comes after an answer has no part in it."""
+    logits = torch.tensor([[0.0, 5.0, 5.0], [math.log(3), math.log(3), 5.0], [0.0, 0.0, math.log(3)]])
+    locations = torch.tensor([[9.0, 9.0, 9.0], [-1.0, 9.0, 9.0], [-1.0, -2.0, -4.0]])
+    answers = torch.tensor([[True, False, True], [False, True, False], [False, False, False]])
+    half, quarter = math.log(1 / 2), math.log(1 / 4)
+    expected = torch.tensor(
+        [[half, 0, 0], [quarter - 1, math.log(3 / 4), 0], [half - 1, half - 2, quarter - 4]]
+    )  # fmt: skip
+    glimpses, log_probs = decisions(logits, locations, answers)
+    assert glimpses.tolist() == [1, 2, 4]
+    torch.testing.assert_close(log_probs, expected)
+    alone = decisions(logits, None, answers)[1]
+    torch.testing.assert_close(alone, expected - locations * torch.tensor([[0.0, 0, 0], [1, 0, 0], [1, 1, 1]]))
+
+
+def test_it_answers_as_often_as_it_says():
+    logit, draws = torch.tensor(math.log(0.3 / 0.7)), torch.randn(100_000, generator=torch.Generator().manual_seed(0))
+    assert enough(logit, draws, greedy=False).float().mean().item() == pytest.approx(0.3, abs=0.005)
+    assert enough(torch.tensor([-0.1, 0.1]), torch.zeros(2), greedy=True).tolist() == [False, True]
+
+
+def test_the_loss_by_hand():
+    """Two paths, of one glimpse and of all three; a path pays for each glimpse, and learns from what it came to."""
+    logits = torch.tensor(
+        [[[0.0, 0.0]], [[math.log(3), 0.0]]], dtype=torch.float64
+    )  # M 2, B 1: half sure, three quarters sure
+    log_probs = torch.tensor([[[-0.5, 0.0]], [[-1.0, -2.0]]], dtype=torch.float64)
+    baselines = torch.tensor([[[0.1, 7.0]], [[0.2, 0.3]]], dtype=torch.float64)
+    locations = torch.zeros(2, 1, 3, 2)
+    trace = Trace(locations, log_probs, baselines, logits, glimpses=torch.tensor([[1], [3]]))
+    options = {"reward": "probability", "glimpse_cost": 0.1, "discount": 0.5}
+    losses = hybrid(logits, trace, torch.tensor([0]), baseline="learned", **options)
+    short, long = (0.5 - 0.1, 0.5 - 0.1), (0.75 * 0.5 - 0.3, 0.75 - 0.3)  # the returns of both decisions
+    own = -(-0.5 * (short[0] - 0.1)) - (-1.0 * (long[0] - 0.2) - 2.0 * (long[1] - 0.3))
+    assert losses.reinforce.item() == pytest.approx(own / 2)
+    fit = (short[0] - 0.1) ** 2 + (long[0] - 0.2) ** 2 + (long[1] - 0.3) ** 2
+    assert losses.baseline.item() == pytest.approx(fit / 3)
+    assert losses.reward.item() == pytest.approx((0.4 + 0.45) / 2)
+    assert losses.cross_entropy.item() == pytest.approx((math.log(2) - math.log(0.75)) / 2)
+    others = hybrid(logits, trace, torch.tensor([0]), baseline="leave_one_out", **options)
+    by_hand = -(-0.5 * (short[0] - long[0])) - (-1.0 * (long[0] - short[0]) - 2.0 * (long[1] - short[1]))
+    assert others.reinforce.item() == pytest.approx(by_hand / 2)
+
+
+@pytest.mark.parametrize("baseline", ["learned", "leave_one_out"])
+def test_the_gradient_equals_that_of_the_exact_expectation(baseline):
+    """Four glimpses of which each has its answer: E[reward − cost·τ] over τ is a sum over four outcomes."""
+    cost, right = 0.07, torch.tensor([0.3, 0.6, 0.7, 0.75], dtype=torch.float64)
+    logits = torch.tensor([-1.0, 0.2, -0.5], dtype=torch.float64, requires_grad=True)
+    stop = torch.cat([logits.sigmoid(), torch.ones(1, dtype=torch.float64)])
+    chance = stop * torch.cat([torch.ones(1, dtype=torch.float64), (1 - stop[:-1]).cumprod(0)])
+    (chance * (right - cost * torch.arange(1, 5))).sum().backward()
+    exact, logits.grad = logits.grad.clone(), None
+
+    M, B = 4, 150_000
+    draws = torch.randn(M * B, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    glimpses, log_probs = decisions(logits.expand(M * B, 3), None, enough(logits.detach(), draws, greedy=False))
+    answers = torch.stack([right.log(), (1 - right).log()], 1)[glimpses - 1].view(M, B, 2)
+    baselines = torch.full((M, B, 3), 0.4, dtype=torch.float64)
+    trace = Trace(torch.zeros(M, B, 4, 2), log_probs.view(M, B, 3), baselines, answers, glimpses=glimpses.view(M, B))
+    targets = torch.zeros(B, dtype=torch.long)
+    hybrid(answers, trace, targets, reward="probability", baseline=baseline, glimpse_cost=cost).total.backward()
+    torch.testing.assert_close(-logits.grad, exact, rtol=0.03, atol=1e-3)
+
+
+@pytest.mark.parametrize("policy", ["gaussian", "grid", "random"])
+def test_a_rollout_ends_where_its_decisions_say(policy):
+    """Against the same path with all its glimpses: the answer is the one after the last glimpse that is used."""
+    model, images = make(policy=policy), pictures()
+    draws = noise(model, samples=2)
+    logits, trace = rollout(model, images, draws, record=True)
+    assert trace.log_probs.shape == trace.baselines.shape == (2, 30, 4)
+    assert set(trace.glimpses.flatten().tolist()) >= {1, 2, 5}
+    for m, b in itertools.product(range(2), range(30)):
+        state, total = model.start(images[b : b + 1], 1), 0.0
+        for t in range(5):
+            state = model.step(state, draws[m, b : b + 1, t])
+            if t and state.log_prob is not None:
+                total += state.log_prob
+            if t == 4:
+                break
+            stop = model.stop_logit(state.hidden)
+            answer = bool(torch.special.ndtr(draws[m, b, t, 2]) < stop.sigmoid())
+            total += (stop if answer else -stop).sigmoid().log()
+            if answer:
+                break
+        assert trace.glimpses[m, b] == t + 1
+        torch.testing.assert_close(logits[m, b], model.classify(state.hidden)[0], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(trace.log_probs[m, b].sum(), total[0], atol=1e-3, rtol=1e-4)
+        torch.testing.assert_close(
+            last_regions(trace)[b] if m == 0 else trace.boxes[m, b, t, -1], trace.boxes[m, b, t, -1]
+        )
+
+
+@pytest.mark.parametrize(("samples", "greedy"), [(1, True), (3, False)])
+@pytest.mark.parametrize("core", ["relu", "lstm"])
+def test_a_batch_that_shrinks_gives_what_each_image_gives_alone(core, samples, greedy):
+    model, images = make(core=core), pictures()
+    draws = noise(model, samples)
+    rows = []
+    step = model.step
+    model.step = lambda state, *rest: (rows.append(len(state.hidden)), step(state, *rest))[1]
+    logits, glimpses = answer_early(model, images, draws, greedy)
+    assert sum(rows) == glimpses.sum() < samples * 30 * 5  # nothing is run after an answer
+    assert rows == sorted(rows, reverse=True)
+    for m, b in itertools.product(range(samples), range(30)):
+        alone, trace = rollout(model, images[b : b + 1], draws[m : m + 1, b : b + 1], greedy)
+        assert trace.glimpses[0, 0] == glimpses[m, b]
+        torch.testing.assert_close(logits[m, b], alone[0, 0], atol=1e-5, rtol=1e-4)
+
+
+def test_evaluation_counts_the_glimpses_that_were_used():
+    """The same over all batch sizes; along one path every time, and over several."""
+    model, images = make(), pictures()
+    labels = torch.arange(30) % 4
+    few, many = (evaluate(model, images, labels, repeats=2, batch_size=size) for size in (7, 1000))
+    assert few == many and 1 < few.mean_glimpses < few.most_glimpses == 5
+    sampled = evaluate(model, images, labels, samples=3, greedy=False)
+    assert 1 < sampled.mean_glimpses < 5 and sampled.mean_glimpses != few.mean_glimpses
+    once = evaluate(model, images, labels)
+    assert evaluate_views(model, [images], labels) == once
+
+
+@pytest.mark.parametrize(("gradient", "reaches"), [("full", True), ("detached", False)])
+def test_the_policy_gradient_reaches_the_stop_network_and_the_core(gradient, reaches):
+    model = make(policy_gradient=gradient, policy="random")
+    logits, trace = rollout(model, pictures(), noise(model, samples=2))
+    trace.log_probs.sum().backward()
+    assert model.stop_network.weight.grad.abs().max() > 0 and model.action_network.weight.grad is None
+    core = model.core.weight.grad
+    assert (core is not None and core.abs().max() > 0) == reaches
+
+
+@pytest.mark.parametrize(("cost", "glimpses"), [(0.3, 1), (0.0, 4)])
+def test_it_learns_to_stop_at_once_if_looking_is_dear_and_not_at_all_if_it_is_free(cost, glimpses):
+    """The digit's class stands in the brightness of one quarter, which the first glimpse at random seldom shows."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(64) % 4
+    images = torch.zeros(64, 1, 16, 16, dtype=torch.uint8)
+    for b, label in enumerate(labels):
+        y, x = divmod(int(label), 2)
+        images[b, 0, 8 * y : 8 * y + 8, 8 * x : 8 * x + 8] = 255
+    model = make(glimpses=4, doubtful=False, policy="random")
+    optimiser = torch.optim.Adam(model.parameters(), 0.01)
+    for _ in range(150):
+        draws = torch.randn(4, 64, 4, 3, generator=generator)
+        logits, trace = rollout(model, images, draws)
+        losses = hybrid(logits, trace, labels, reward="probability", baseline="leave_one_out", glimpse_cost=cost)
+        optimiser.zero_grad()
+        losses.total.backward()
+        optimiser.step()
+    used = evaluate(model, images, labels, repeats=5).mean_glimpses
+    assert abs(used - glimpses) < 0.7
+
+
+def test_what_makes_no_sense_is_refused():
+    with pytest.raises(Refused, match="glimpses.count=1"):
+        make(glimpses=1, doubtful=False)
+    with pytest.raises(Refused, match="policy=fixed"):
+        schema.check_model(schema.Ram(stop="learned", policy="fixed"))
+
+
+def test_multiply_adds_against_torch():
+    """A rollout runs all glimpses and answers after each, as training does."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from attn_cli.models.parts import multiply_adds
+
+    model = make(doubtful=False)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        rollout(model, pictures(1), noise(model, batch=1))
+    forward = sum(part.adds * part.calls for part in model.parts())
+    assert counter.get_total_flops() == 2 * (forward + 4 * 24)  # and the baseline, which only `learned` counts
+    assert multiply_adds(model.parts()) == forward - 4 * 24 * 4
