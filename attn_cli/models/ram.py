@@ -88,7 +88,8 @@ class RAM(GlimpseModel):
         self.stops = config.stop == "learned"
         if self.stops and glimpses.count < 2:
             raise Refused("model.stop=learned has nothing to decide with glimpses.count=1: use at least 2.")
-        self.noises = 3 if self.stops else 2  # two for the location, one for the decision to answer
+        if self.stops:
+            self.noises = 3  # two for the location, one for the decision to answer
         self.config = config
         self.glimpses = glimpses.count
         self.stochastic = self.random_start = config.policy != "fixed"
