@@ -69,7 +69,7 @@ def run(config: schema.Config) -> dict[str, Any]:
         raise Refused(f"{len(learner.failed)} of {len(members)} runs failed, {folders[number].path} first: {refused}")
     first = next(iter(results.values()))
     keys = [key for key in ("val_error", "test_error", "glimpses", "mean_glimpses", "seconds") if key in first]
-    means = {key: fmean(result[key] for result in results.values()) for key in keys}
+    means: dict[str, Any] = {key: fmean(result[key] for result in results.values()) for key in keys}
     return {"run": " ".join(str(folder.path) for folder in folders), **means}
 
 

@@ -169,9 +169,9 @@ def evaluate(
                 off_MB = trace.rewards < 0.5
                 glimpses += paths.shape[1] * M * T
             else:
-                logits, used = answers(model, images_nCHW[part], paths, greedy)
+                logits, run = answers(model, images_nCHW[part], paths, greedy)
                 off_MB = running_averages(logits, average).argmax(-1) != labels_n[part]
-                glimpses += used
+                glimpses += run
             wrong += off_MB.sum(1)
             which[repeat, part] = off_MB[-1]
         errors.append(processes.total(wrong).tolist())
