@@ -104,7 +104,7 @@ def begun(config: schema.Config) -> list[Any]:
         with torch.no_grad():
             for parameter in learner.model.parameters():
                 parameter += 0.01 * processes.rank()
-        fit(learner, config, data)
+        fit(learner, config)
     return [parameter.tolist() for parameter in learner.model.parameters()]
 
 

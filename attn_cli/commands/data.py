@@ -78,6 +78,8 @@ def _list(root: Path) -> None:
     for name in registry.names("data"):
         if name in OWN:
             table.add_row(name, "any", "any", f"yours: {OWN[name]}, data.path=PATH")
+        elif schema.DATA.get(name) is schema.Catch:
+            table.add_row(name, "24×24", "3", "a game: nothing to prepare")
         elif name in schema.DATA:
             config = config_of(name)
             if config.source not in states:
@@ -124,6 +126,8 @@ def _prepare(arguments: argparse.Namespace, root: Path) -> None:
     if name in OWN:
         raise Refused(f"data={name} is read as it is and needs no preparation: `attn data info PATH` checks your data.")
     config = config_of(name)
+    if isinstance(config, schema.Catch):
+        raise Refused(f"data={name} is a game and needs no preparation.")
     if not isinstance(config, schema.PREPARED):
         raise Refused(f"data={name} comes from an installed package and prepares itself when it is used.")
     if isinstance(config, schema.Svhn):

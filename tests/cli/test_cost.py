@@ -95,7 +95,7 @@ def test_an_attention_model_costs_the_same_at_any_size():
 
 @pytest.mark.parametrize("name", [name for name in registry.MODELS if name != "timm"])
 def test_parts_are_the_whole_of_every_model(name, tmp_path, capsys):
-    data = {"rsam": "cifar10", "stn": "svhn"}.get(name, "svhn" if "dram" in name else "digits")
+    data = {"rsam": "cifar10", "stn": "svhn", "ram_catch": "catch"}.get(name, "svhn" if "dram" in name else "digits")
     words = {"stn": ["glimpses=1"]}.get(name, [])
     if name in ("soft_ram", "draw_reader", "stn"):
         words += ["scales=1", "glimpses.size=12"]

@@ -221,7 +221,7 @@ def test_tab_completion_in_a_real_bash(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
     done = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True, cwd=tmp_path)
     assert done.stderr == ""
-    assert done.stdout.splitlines() == ["train", "model=ram_lstm", "model.sigma=", "max_samples="]
+    assert done.stdout.splitlines() == ["train", "model=ram_catch model=ram_lstm", "model.sigma=", "max_samples="]
 
 
 # --- sweeps ---------------------------------------------------------------------------------------------------------

@@ -107,7 +107,7 @@ def test_compiled_loss_and_gradients_equal_the_eager_ones(changes):
 def test_sequences_on_a_cpu_are_not_compiled_unless_told_to(length, monkeypatch):
     """There the step leaves out what does not count: its shapes vary."""
     monkeypatch.setattr(training, "compiler_found", lambda: True)
-    data = SimpleNamespace(info=SimpleNamespace(length=length), steps_per_epoch=lambda batch_size: 10**6)
+    data = SimpleNamespace(info=SimpleNamespace(length=length, game=None), steps_per_epoch=lambda batch_size: 10**6)
     for mode, expected in (("auto", length == 0), ("on", True), ("off", False)):
         config = schema.Config(trainer=schema.Trainer(accelerator="cpu", compile=mode))
         assert training.should_compile(config, data) == expected

@@ -15,6 +15,7 @@ from attn_cli.commands import entry
 from attn_cli.commands.reproducing import composed
 from attn_cli.config import schema
 from attn_cli.config.hydra_errors import choices
+from attn_cli.data.games import Games
 from attn_cli.data.pairs import class_names
 from attn_cli.data.splits import DataInfo
 from attn_cli.learning.training import make_learner
@@ -58,11 +59,18 @@ class Noise:
         return images.to(torch.uint8), labels
 
 
+class Play(Games):
+    """As many games as a batch has."""
+
+    def batch(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.train_batch(1, 0, 0, count)
+
+
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_two_steps(name: str) -> None:
     """Both losses are numbers, and the optimiser has moved what it should: what the losses depend on."""
     config = composed("train", [f"experiment={name}", "trainer.compile=off", *GIVEN.get(name, [])])
-    data: Any = Noise(info(config.data))
+    data: Any = Play(config.data) if isinstance(config.data, schema.Catch) else Noise(info(config.data))
     learner = make_learner(config, data)
     biases = {name: value for name, value in learner.named_parameters() if value.dim() == 1 and value.requires_grad}
     before = {name: value.detach().clone() for name, value in biases.items()}

@@ -46,7 +46,7 @@ def test_commands_compose(words: list[str], capsys: pytest.CaptureFixture[str]) 
     if "-m" in words:
         swept = [word for word in words if word != "-m" and not word.startswith(("hydra", "resume_sweep="))]
         swept = [re.sub(r"=(?:tag\(log,)?(?:range|(?:int\()?interval)\(([^,]+),.*\)$", r"=\1", word) for word in swept]
-        words = [re.sub(r"(=\d+)(,\d+)+$", r"\1", word) for word in swept]
+        words = [re.sub(r"(=[\d.]+)(,[\d.]+)+$", r"\1", word) for word in swept]
     assert cli.main([*words, "--cfg", "job"]) == 0, capsys.readouterr().err
 
 
@@ -65,7 +65,7 @@ def test_every_column_and_key_is_explained() -> None:
     """The glossary names every column of metrics.csv, every key of result.json and of the bench."""
     from attn_cli.learning.reporting import COLUMNS
 
-    source = (Path(cli.__file__).parent / "commands" / "train.py").read_text()
+    source = (Path(cli.__file__).parent / "commands" / "outcome.py").read_text()
     keys = re.findall(r'^        "(\w+)":', source, re.MULTILINE)
     assert "test_error" in keys
     bench_keys = re.findall(r'^        "(\w+)":', Path(bench.__file__).read_text(), re.MULTILINE)

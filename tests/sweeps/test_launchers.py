@@ -65,7 +65,7 @@ def test_slurm_is_asked_for_what_the_configuration_says() -> None:
 
 
 def test_a_launcher_that_is_not_installed_names_the_extra(work, capsys) -> None:
-    if find_spec("hydra_plugins.hydra_submitit_launcher"):
+    if find_spec("submitit"):
         pytest.skip("it is installed")
     assert work("seed=1,2", "hydra/launcher=slurm") == 1
     assert capsys.readouterr().err == (

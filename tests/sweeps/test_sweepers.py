@@ -17,7 +17,7 @@ def test_lists_globs_and_ranges(work) -> None:
     assert work("model=glob(ram*)", "seed=range(1,3)", "glimpses=2,4") == 0
     assert chosen(work) == [
         [f"model={model}", f"seed={seed}", f"glimpses.count={count}"]
-        for model in ("ram", "ram_lstm")
+        for model in ("ram", "ram_catch", "ram_lstm")
         for seed in (1, 2)
         for count in (2, 4)
     ]
