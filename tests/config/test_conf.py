@@ -42,6 +42,7 @@ BASELINES = {  # of RAM: published error in %, model, data, height of the images
     "ram/table2b_conv": (16.51, "convnet_1", "cluttered_mnist_100", 100, {"filters": (8,), "hidden": (86,)}),
 }
 PIECES = {"mnist": 0, "translated_mnist": 0, "cluttered_mnist": 4, "cluttered_mnist_100": 8}
+OTHERS = {"ram/catch": ("ram_catch", "catch"), "ram/stop_6": ("ram", "mnist")}  # of RAM, in no table: model, data
 EXPERIMENTS = [name for name in CELLS if name.startswith("ram/table") and name not in BASELINES]
 DRAM = {  # published error in %, model, data, glimpses per target, and what else makes the cell
     "dram/first_digit": (None, "dram_mnist", "cluttered_mnist_100", 4, {}),
@@ -268,7 +269,16 @@ def test_cells_of_dram(name: str) -> None:
 
 
 def test_every_cell_is_of_a_known_paper() -> None:
-    assert sorted([*EXPERIMENTS, *BASELINES, *DRAM, *SOFT_RAM, *RSAM, *BIRDS]) == sorted(CELLS)
+    assert sorted([*EXPERIMENTS, *BASELINES, *OTHERS, *DRAM, *SOFT_RAM, *RSAM, *BIRDS]) == sorted(CELLS)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_cells_of_ram_in_no_table(name: str) -> None:
+    config = composed(f"experiment={name}")
+    assert (config.experiment, config.model.name, config.data.name) == (name, *OTHERS[name])
+    header = (CONF / "experiment" / f"{name}.yaml").read_text(encoding="utf-8").partition("defaults:")[0]
+    for part in ("# paper: ", "# table: ", "# published: ", "# time: ", f"# command: attn train experiment={name}\n"):
+        assert part in header
 
 
 @pytest.mark.parametrize("name", SOFT_RAM)
