@@ -23,13 +23,14 @@ class Trace:
     baselines: Tensor  # (M, B, A) predicted return from the state that emitted the location
     logits: Tensor  # (M, B, K) the classification after the last glimpse that is used; (M, B, S, K) of a sequence
     step_logits: Tensor | None = None  # (M, B, N, K) answers after every glimpse: where all count, or when recorded
-    glimpses: Tensor | None = None  # (M, B) int64, how many are used; where the model stops by itself
     # Only when the rollout is asked to record (pictures, tests):
     patches: Tensor | None = None  # (M, B, N, k, C, g, g) in [0, 1], what the retina delivered
     boxes: Tensor | None = None  # (M, B, N, k, 4) x0, y0, x1, y1 in pixels of the image, x1 and y1 exclusive
     shifts: Tensor | None = None  # (M, B, N, 2) by how much attention was asked to move; of soft attention alone
     masks: Tensor | None = None  # (M, B, N, H, W) what multiplied the image
     sigmas: Tensor | None = None  # (M, B, N) standard deviation of the filters in pixels; of Gaussian grids
+    # Of a model that stops by itself alone:
+    glimpses: Tensor | None = None  # (M, B) int64, how many are used
     # Of games alone, with the logits of the actions in step_logits:
     actions: Tensor | None = None  # (M, B, N) int64, what was done after each glimpse
     action_log_probs: Tensor | None = None  # (M, B, N)
