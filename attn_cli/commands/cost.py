@@ -1,7 +1,7 @@
 """`attn cost`: parameters, multiply-adds and floating-point operations of a model for one image, by closed form.
 
-1. What counts as a multiply-add, and what a backward pass costs, stands in models/parts.py. A floating-point operation
-   is half a multiply-add; what Table 5 of Ba et al. 2015 calls floating-point operations are multiply-adds.
+1. What counts as a multiply-add, and what a backward pass costs, stands in models/parts.py. A multiply-add
+   is two floating-point operations; what Table 5 of Ba et al. 2015 calls floating-point operations are multiply-adds.
 2. A sequence costs most at its longest; reading ends with "no more", so that the expected cost is that of the expected
    length and one more answer. A ConvNet gives all answers at once and always costs the same.
 3. With M paths what is worked out once an image, such as the context, counts once. A forward and a backward reader
@@ -142,13 +142,13 @@ def table_5(samples: int) -> dict[str, Any]:
     for quantity, rows in PUBLISHED.items():
         for side, published in rows.items():
             info = sized(shape_of(schema.Svhn()), (side,))
-            convnet, dram = (weightless(settings, info) for settings in (TEN_LAYERS, READER))
+            convnet, reader = (weightless(settings, info) for settings in (TEN_LAYERS, READER))
             if quantity == "parameters, M":
-                size, one = (parameters(model) / 1e6 for model in (convnet, dram))
+                size, one = (parameters(model) / 1e6 for model in (convnet, reader))
                 ours = (size, one, one, 2 * one)
             else:
-                size, one = convnet.multiply_adds() / 1e9, dram.multiply_adds() / 1e9
-                average = multiply_adds(dram.parts(), samples=samples) / 1e9
+                size, one = convnet.multiply_adds() / 1e9, reader.multiply_adds() / 1e9
+                average = multiply_adds(reader.parts(), samples=samples) / 1e9
                 ours = (size, one, average, 2 * average)
             for column, theirs, mine in zip(COLUMNS, published, ours, strict=True):
                 averaged = "avg" in column and quantity != "parameters, M"

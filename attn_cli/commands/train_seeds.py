@@ -17,9 +17,10 @@ from attn_cli.config import schema
 from attn_cli.data.batches import open_data
 from attn_cli.devices import choose_device, prepare_cpu
 from attn_cli.errors import Refused
-from attn_cli.learning.guards import SignalGuard, explain_oom, random_states
+from attn_cli.learning.guards import SignalGuard, explain_oom
 from attn_cli.learning.learner import Learner
 from attn_cli.learning.parallel import MemberCheckpoints, ParallelLearner
+from attn_cli.learning.random_states import random_states
 from attn_cli.learning.reporting import MetricsFile, ProgressReport, epoch_line
 from attn_cli.learning.restore import starting_weights
 from attn_cli.learning.training import fit, make_learner, should_compile

@@ -13,7 +13,6 @@ module's own hook: what those change is in the checkpoint. An exception never le
 from __future__ import annotations
 
 import math
-import random
 import signal
 import sys
 import threading
@@ -31,6 +30,7 @@ from attn_cli import processes
 from attn_cli.errors import Refused
 from attn_cli.learning.checkpoints import check_optimizers, is_better
 from attn_cli.learning.loader import EpochBatches
+from attn_cli.learning.random_states import random_states, restore_random_states
 
 ASK_EVERY = 16  # steps between two questions to the other processes; each question waits for all of them
 
@@ -365,31 +365,6 @@ def _any_process(trainer: pl.Trainer, wanted: bool, every: int = 1) -> bool:
     if processes.size() == 1:
         return wanted
     return trainer.global_step % every == 0 and processes.anywhere(wanted)
-
-
-def random_states() -> dict[str, Any]:
-    """The states of all global random generators, as a checkpoint can hold them."""
-    states: dict[str, Any] = {"torch": torch.get_rng_state(), "python": random.getstate()}
-    states["cuda"] = [torch.cuda.get_rng_state()] if torch.cuda.is_available() else []  # of the device that trains
-    if "numpy" in sys.modules:
-        import numpy as np
-
-        state: Any = np.random.get_state(legacy=True)
-        kind, keys, position, has_gauss, gauss = state
-        states["numpy"] = (str(kind), keys.tolist(), int(position), int(has_gauss), float(gauss))
-    return states
-
-
-def restore_random_states(states: dict[str, Any]) -> None:
-    """Inverse of `random_states`; CUDA's only where there is a GPU in both."""
-    torch.set_rng_state(states["torch"])
-    random.setstate(states["python"])
-    if torch.cuda.is_available() and states["cuda"]:
-        torch.cuda.set_rng_state(states["cuda"][0])
-    if "numpy" in states:
-        import numpy as np
-
-        np.random.set_state(states["numpy"])
 
 
 def explain_oom(error: BaseException, batch_size: int) -> Refused | None:

@@ -14,9 +14,10 @@ from attn_cli.data.splits import DataInfo
 from attn_cli.devices import prepare_cpu
 from attn_cli.errors import Refused
 from attn_cli.learning.checkpoints import load
-from attn_cli.learning.guards import Checkpoints, SignalGuard, Stopped, random_states
+from attn_cli.learning.guards import Checkpoints, SignalGuard, Stopped
 from attn_cli.learning.learner import Learner
 from attn_cli.learning.parallel import MemberCheckpoints, ParallelLearner
+from attn_cli.learning.random_states import random_states
 from attn_cli.learning.training import fit, make_learner
 
 SEEDS = (3, 4, 5)
