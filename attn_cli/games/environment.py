@@ -55,4 +55,4 @@ class CatchEnvironment(gymnasium.Env[np.ndarray, int]):
         return game.screens()[0].permute(1, 2, 0).numpy()
 
 
-gymnasium.register("attn/Catch-v0", entry_point=CatchEnvironment)
+gymnasium.register("attn/Catch-v0", entry_point=f"{__name__}:{CatchEnvironment.__name__}")
