@@ -177,7 +177,9 @@ def measure_shape(shape: Shape, config: schema.Bench, device: torch.device, use_
         "lightning_ms": 1e3 * loop,
         "lightning_share": loop / seconds["step"],
         "glimpse_us": 1e6 * seconds["glimpse"] / config.batch_size,
-        "grid_ratio": grid_ratio(data, shape.size, config.seconds, device) if learner.model.noises > 2 else None,
+        "grid_ratio": grid_ratio(data, shape.size, config.seconds, device, use_compile)
+        if learner.model.noises > 2
+        else None,
         "peak_memory_mb": memory,
         "kernel_launches": profiled and profiled.launches,
         "busy_share": profiled and min(1.0, profiled.busy_seconds / seconds["step"]),
@@ -306,8 +308,8 @@ def one_glimpse(learner: Learner, data: SyntheticData) -> Callable[[], None]:
     return glimpse
 
 
-def grid_ratio(data: SyntheticData, size: int, seconds: float, device: torch.device) -> float:
-    """Time of a Gaussian grid, forward and backward, in that of the products it is made of."""
+def grid_ratio(data: SyntheticData, size: int, seconds: float, device: torch.device, use_compile: bool) -> float:
+    """Time of a Gaussian grid, forward and backward, compiled if the step is, in that of the products it is made of."""
     images = data.images.float() / 255
     B, C, H, W = images.shape
     centre, stride = torch.rand(B, 2, device=device) - 0.5, torch.rand(B, 2, device=device) + 1.0
@@ -318,8 +320,13 @@ def grid_ratio(data: SyntheticData, size: int, seconds: float, device: torch.dev
     bank, error = torch.rand(B, size, W, device=device), torch.rand(B, size, size * C, device=device)
     down, columns = torch.rand(B, size, H, device=device), torch.rand(B, size * C, H, device=device)
 
+    def look(centre: Tensor, stride: Tensor, sigma: Tensor, gain: Tensor) -> Tensor:
+        return extract(images, Grid(centre, stride, sigma, gain), size)
+
+    looked = torch.compile(look) if use_compile else look
+
     def grid() -> None:
-        torch.autograd.grad(extract(images, Grid(centre, stride, sigma, gain), size), leaves, upstream)
+        torch.autograd.grad(looked(*leaves), leaves, upstream)
 
     def products() -> None:
         torch.bmm(bank, pixels.transpose(1, 2))
