@@ -28,9 +28,10 @@ from torch import Tensor
 
 from attn_cli import processes
 from attn_cli.errors import Refused
-from attn_cli.learning.checkpoints import check_optimizers, is_better
+from attn_cli.learning.checkpoints import is_better
 from attn_cli.learning.loader import EpochBatches
 from attn_cli.learning.random_states import random_states, restore_random_states
+from attn_cli.learning.weights import check_optimizers
 
 ASK_EVERY = 16  # steps between two questions to the other processes; each question waits for all of them
 

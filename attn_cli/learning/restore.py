@@ -14,6 +14,7 @@ from attn_cli.data.batches import open_data
 from attn_cli.data.splits import Data
 from attn_cli.errors import Refused
 from attn_cli.learning import checkpoints
+from attn_cli.learning.weights import load_weights
 from attn_cli.models.build import build_model
 from attn_cli.models.convnets import Trunk
 from attn_cli.models.model import GlimpseModel
@@ -91,7 +92,7 @@ def load_model(model: GlimpseModel, state: dict[str, torch.Tensor], source: obje
     own = {name.removeprefix(PREFIX): value for name, value in state.items() if name.startswith(PREFIX)}
     if not own:
         raise Refused(f"{source} holds no weights of a model: use another checkpoint.")
-    checkpoints.load_weights(model, own, str(source))
+    load_weights(model, own, str(source))
 
 
 def starting_weights(model: GlimpseModel, config: schema.Config, resumed: bool) -> str | None:
@@ -152,7 +153,7 @@ def share(part: torch.nn.Module, name: str, run: Run) -> None:
     theirs = {
         k.removeprefix(prefix): v for k, v in checkpoints.load(path)["state_dict"].items() if k.startswith(prefix)
     }
-    checkpoints.load_weights(part, theirs, str(path))
+    load_weights(part, theirs, str(path))
     part.requires_grad_(False)
 
 
@@ -186,7 +187,7 @@ def fill_trunk(trunk: Trunk, config: schema.Config) -> None:
     # What comes after the trunk is left out.
     wanted = trunk.state_dict()
     named = {name.removeprefix(PREFIX).removeprefix("layers."): value for name, value in theirs.items()}
-    checkpoints.load_weights(trunk, {name: value for name, value in named.items() if name in wanted}, str(path))
+    load_weights(trunk, {name: value for name, value in named.items() if name in wanted}, str(path))
 
 
 def _check_same_layers(own: schema.ConvNet, run: Run, count: int) -> None:

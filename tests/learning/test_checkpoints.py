@@ -30,6 +30,7 @@ from torch.utils.data import DataLoader
 from attn_cli.errors import Refused
 from attn_cli.learning import checkpoints
 from attn_cli.learning.checkpoints import VerifiedCheckpointIO, is_better, load, newest_valid, save
+from attn_cli.learning.weights import check_optimizers, load_weights
 
 
 def example(value: float = 0.0, step: int = 0) -> dict[str, Any]:
@@ -562,7 +563,7 @@ def test_weights_that_do_not_fit_are_refused_and_none_is_copied(path: Path, chan
     change(state)
     save(path, {"state_dict": state})
     with pytest.raises(Refused) as refused:
-        checkpoints.load_weights(module, load(path)["state_dict"], path)
+        load_weights(module, load(path)["state_dict"], path)
     for word in [*words, str(path)]:
         assert word in str(refused.value)
     assert same(before, dict(module.state_dict()))
@@ -573,7 +574,7 @@ def test_weights_that_fit_are_copied(path: Path) -> None:
     with torch.no_grad():
         other[0].weight.add_(1)  # type: ignore[operator, union-attr]
     save(path, {"state_dict": other.state_dict()})
-    checkpoints.load_weights(module, load(path)["state_dict"], path)
+    load_weights(module, load(path)["state_dict"], path)
     assert same(dict(module.state_dict()), dict(other.state_dict()))
 
 
@@ -669,7 +670,7 @@ def test_lightning_resume_with_wrong_weights_is_refused(trained: Path, edit: Any
 def test_optimiser_states_that_do_not_fit_are_refused(trained: Path, edit: Any, words: str) -> None:
     states = load(trained)["optimizer_states"]
     (adam,), _ = Tiny().configure_optimizers()
-    checkpoints.check_optimizers([adam], states, trained)
+    check_optimizers([adam], states, trained)
     edit(states)
     with pytest.raises(Refused, match=words):
-        checkpoints.check_optimizers([adam], states, trained)
+        check_optimizers([adam], states, trained)
