@@ -33,6 +33,10 @@ class Ram:
     grid: int = bounded(5, 2, 5)  # places per side with policy=grid; the paper found more than 25 places hard
     stop: str = choice("never", "never", "learned")
     glimpse_cost: float = bounded(0.01, 0, 1000)  # in units of the reward
+    scale: str = choice("fixed", "fixed", "learned")
+    magnification: float = bounded(1.0, 0.25, 64)  # pixels a side of a cell of the retina; scale=learned: at least
+    largest_magnification: float = bounded(8.0, 0.25, 64)  # with scale=learned
+    scale_sigma: float = bounded(0.5, 0, 8, above=True)  # std of the policy of the scale, in octaves
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,8 @@ class RamCatch:
     policy_gradient: ClassVar[str] = "full"
     baseline: ClassVar[str] = "learned"
     stop: ClassVar[str] = "never"
+    scale: ClassVar[str] = "fixed"
+    magnification: ClassVar[float] = 1.0
     name: str = "ram_catch"
     hidden: int = bounded(256, 1, 4096)  # D, width of the core
     glimpse_hidden: int = bounded(128, 1, 4096)  # width of h_g and h_l
@@ -185,6 +191,8 @@ def check_model(model: object) -> None:
         )
     if isinstance(model, Ram) and model.stop == "learned" and model.policy == "fixed":
         raise Refused("model.stop=learned decides whether to look elsewhere; model.policy=fixed never does.")
+    if isinstance(model, Ram) and model.scale == "learned":
+        _check_scale(model)
     if isinstance(model, (Dram, SoftRam, Stn)):
         several = {3: "three", 5: "or five"} if isinstance(model, SoftRam) else {3: "three"}
         if len(model.filters) not in several or not all(1 <= f <= 1024 for f in model.filters):
@@ -204,6 +212,19 @@ def check_model(model: object) -> None:
                 )
     if isinstance(model, SoftRam):
         _check_trunk(model)
+
+
+def _check_scale(model: Ram) -> None:
+    if model.policy != "gaussian":
+        raise Refused(
+            f"model.scale=learned chooses the scale together with the location, both from normal distributions: use "
+            f"model.policy=gaussian, not {model.policy}."
+        )
+    if model.largest_magnification <= model.magnification:
+        raise Refused(
+            f"model.largest_magnification={model.largest_magnification:g} must be above "
+            f"model.magnification={model.magnification:g}: model.scale=learned chooses between the two."
+        )
 
 
 def _check_trunk(model: SoftRam) -> None:

@@ -92,9 +92,9 @@ def halve(sums: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Canvas:
-    """A batch of images with a margin of background, so that a window may reach outside."""
+    """A batch of images with a margin of background, so that a window may reach outside; of `Zoom` their sums."""
 
-    pixels: Tensor  # (B, C, H + s, W + s) uint8, contiguous
+    pixels: Tensor  # (B, C, H + s, W + s) uint8, contiguous; of `Zoom` as its `frame` has it
     height: int
     width: int
 

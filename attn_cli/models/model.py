@@ -29,9 +29,10 @@ class GlimpseModel(nn.Module):
     every_step: bool = False  # whether it answers after every glimpse, and all answers count
     sized: bool = False  # whether the constructor wants the size of the images, as `height` and `width`
     stops: bool = False  # whether it decides after every glimpse if it has seen enough
+    zooms: bool = False  # whether it chooses the magnification of its retina
     plays: bool = False  # whether it plays games; the constructor wants the `game` then
     game: type[Catch] | None = None  # what it plays
-    noises: int = 2  # numbers that a step is given to choose a location, and an action of a game or of stopping
+    noises: int = 2  # numbers that a step is given: for a location, an action of a game or of stopping, a scale
     retina: Retina
 
     def look_at_one_scale(self, name: str, scales: int) -> None:
@@ -59,8 +60,8 @@ class GlimpseModel(nn.Module):
         The new state has `hidden` (R, D), what the answer is read from; `location` (R, 2) of the glimpse; `log_prob`
         (R,) of that location, None where no policy chose it; `emitter` (R, D), the state that chose it; `patches`
         (R, k, C, g, g), what was seen, unless `patches` below says otherwise; of a model without a retina `box` (R, k,
-        4) as `boxes` has it; with `masks`, `mask` (R, H, W). Soft attention has `shift` (R, 2), `sigma` (R,), too, see
-        trace.py.
+        4) as `boxes` has it; with `masks`, `mask` (R, H, W). Soft attention has `shift` (R, 2), `sigma` (R,), too, and
+        what is seen at other scales than pixels `magnification` (R,); see trace.py.
         """
         raise TypeError(f"{type(self).__name__} has no step")
 

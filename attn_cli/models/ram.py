@@ -2,7 +2,7 @@
 
 Implemented: glimpse sensor and network, ReLU core (LSTM core as in section 4.2), location, action and baseline
 networks, Gaussian location policy with fixed variance, a policy over a grid of places (footnote 2), random glimpses
-(Table 1a), an action that stops (section 5; see stopping.py).
+(Table 1a), an action that stops and one that chooses the scale (section 5; see stopping.py, glimpses/zoom.py).
 
 Departures from the paper, and choices that it leaves open:
  1. Linear(h) + Linear(g) is one linear map of the concatenation [h, g] (likewise [h_g, h_l]): the same functions,
@@ -18,6 +18,12 @@ Departures from the paper, and choices that it leaves open:
  4. `location_mean: tanh` squashes the mean; the paper's is linear, the default.
  5. The LSTM core starts with a forget-gate bias of 1.
  6. `policy: fixed` looks at the centre all the time, for comparison.
+ 7. With `scale: learned` the location network has a third output, the mean of a normal distribution over the logarithm
+    of the magnification; like a location it is in [-1, 1] from the smallest to the largest, clamped to look, and the
+    squashing of 4 applies to it. So it begins in the middle, where a patch is the geometric mean of what it can be.
+ 8. One decision gives location and scale: log p(l) + log p(s), one return, one baseline.
+ 9. The first glimpse, at random, has the largest magnification: what is not yet seen is best looked at as a whole.
+10. The glimpse network is told the scale, in these units, as a third coordinate of where it looked.
 
 Legend: B images, M samples (paths) per image, R = M·B rows, N glimpses, K classes, D hidden, k scales, C channels,
 g width.
@@ -35,6 +41,7 @@ from torch import Tensor, nn
 from attn_cli.config.schema import Glimpses, Ram, RamCatch, Scales
 from attn_cli.errors import Refused
 from attn_cli.glimpses.retina import Canvas, Retina
+from attn_cli.glimpses.zoom import Zoom
 from attn_cli.models.model import GlimpseModel
 from attn_cli.models.parts import Part
 
@@ -47,7 +54,8 @@ class State:
     hidden: Tensor  # (R, D)
     cell: Tensor | None  # (R, D) of the LSTM core
     location: Tensor | None = None  # (R, 2) of the latest glimpse; None before the first
-    log_prob: Tensor | None = None  # (R,) of that location; None where it was not chosen by the policy
+    magnification: Tensor | None = None  # (R,) of that glimpse; None with a retina of whole pixels
+    log_prob: Tensor | None = None  # (R,) of that location and scale; None where the policy did not choose them
     emitter: Tensor | None = None  # (R, D) the state that chose it
     patches: Tensor | None = None  # (R, k, C, g, g) what was seen there
 
@@ -55,16 +63,24 @@ class State:
 class GlimpseNetwork(nn.Module):
     """g = Rect(Linear(h_g) + Linear(h_l)), h_g = Rect(Linear(ρ)), h_l = Rect(Linear(l)); section 4."""
 
-    def __init__(self, pixels: int, hidden: int, features: int):
+    def __init__(self, pixels: int, coordinates: int, hidden: int, features: int):
         super().__init__()
         self.what = nn.Linear(pixels, hidden)
-        self.where = nn.Linear(2, hidden)
+        self.where = nn.Linear(coordinates, hidden)
         self.combine = nn.Linear(2 * hidden, features)
 
-    def forward(self, patches_RP: Tensor, location_R2: Tensor) -> Tensor:
+    def forward(self, patches_RP: Tensor, gaze: Tensor) -> Tensor:
         h_g = F.relu(self.what(patches_RP))
-        h_l = F.relu(self.where(location_R2))
+        h_l = F.relu(self.where(gaze))
         return F.relu(self.combine(torch.cat([h_g, h_l], 1)))
+
+
+def normal(mean_RA: Tensor, sigma: float, noise_RA: Tensor | None) -> tuple[Tensor, Tensor]:
+    """A sample (R, A) of normal distributions, or without noise their means, and its log-density (R,)."""
+    sample = (mean_RA if noise_RA is None else mean_RA + sigma * noise_RA).detach()
+    deviation = (sample - mean_RA) / sigma
+    normaliser = mean_RA.shape[1] * math.log(sigma * math.sqrt(2 * math.pi))
+    return sample, -0.5 * deviation.square().sum(-1) - normaliser
 
 
 class RAM(GlimpseModel):
@@ -85,22 +101,30 @@ class RAM(GlimpseModel):
             raise Refused(
                 f"model.grid={config.grid} is more than 25 places, the most that the paper could learn: use at most 5."
             )
-        self.stops = config.stop == "learned"
-        if self.stops and glimpses.count < 2:
-            raise Refused("model.stop=learned has nothing to decide with glimpses.count=1: use at least 2.")
-        if self.stops:
-            self.noises = 3  # two for the location, one for the decision to answer
+        self.stops, self.zooms = config.stop == "learned", config.scale == "learned"
+        for action in ("stop", "scale"):
+            if getattr(config, action) == "learned" and glimpses.count < 2:
+                raise Refused(f"model.{action}=learned has nothing to decide with glimpses.count=1: use at least 2.")
+        self.noises += self.stops + self.zooms  # the decision to answer has the third number, the scale the last
         self.config = config
         self.glimpses = glimpses.count
         self.stochastic = self.random_start = config.policy != "fixed"
         self.retina = Retina(glimpses.size, scales.count, channels, background)
-        D = config.hidden
-        self.glimpse_network = GlimpseNetwork(self.retina.features, config.glimpse_hidden, config.glimpse_features)
+        zoomed = self.zooms or config.magnification != 1
+        self.zoom = Zoom(glimpses.size, scales.count, channels, background) if zoomed else None
+        self.octaves = self.scale_sigma = 0.0
+        if isinstance(config, Ram) and self.zooms:
+            self.octaves = math.log2(config.largest_magnification / config.magnification)
+            self.scale_sigma = config.scale_sigma / (self.octaves / 2)  # in units of where it looks
+        D, gaze = config.hidden, 2 + self.zooms
+        self.glimpse_network = GlimpseNetwork(
+            self.retina.features, gaze, config.glimpse_hidden, config.glimpse_features
+        )
         self.core = nn.Linear(D + config.glimpse_features, D if config.core == "relu" else 4 * D)
         if config.core == "lstm":
             with torch.no_grad():
                 self.core.bias[D : 2 * D] += 1.0
-        self.location_network = nn.Linear(D, config.grid**2 if config.policy == "grid" else 2)
+        self.location_network = nn.Linear(D, config.grid**2 if config.policy == "grid" else gaze)
         self.action_network = nn.Linear(D, classes)
         self.baseline_network = nn.Linear(D, 1)
         if self.stops:
@@ -111,35 +135,52 @@ class RAM(GlimpseModel):
 
     def start(self, images_BCHW: Tensor, samples: int) -> State:
         """A state that has seen nothing, for M paths through each image; images are uint8."""
-        canvas = self.retina.frame(images_BCHW)
+        canvas = (self.zoom or self.retina).frame(images_BCHW)
         R, D = samples * images_BCHW.shape[0], self.config.hidden
         weight = self.core.weight
         hidden = torch.zeros(R, D, device=weight.device, dtype=weight.dtype)
         return State(canvas, hidden, torch.zeros_like(hidden) if self.config.core == "lstm" else None)
 
-    def step(self, state: State, noise_R2: Tensor, greedy: bool = False) -> State:
-        """Choose a location, look there, think. `noise_R2` is standard normal, and what there is beyond two numbers is
-        not for the location; `greedy` takes the mean location.
+    def step(self, state: State, noise: Tensor, greedy: bool = False) -> State:
+        """Choose a location and scale, look there, think. `noise` (R, noises) is standard normal; `greedy` takes the
+        means.
         """
-        location, log_prob = self.choose(state, noise_R2[:, :2].to(self.core.weight.dtype), greedy)
-        patches = self.retina.look(state.canvas, location)
-        features = self.glimpse_network(self.sense(patches).flatten(1).to(state.hidden.dtype), location)
+        gaze, log_prob = self.choose(state, noise.to(self.core.weight.dtype), greedy)
+        location, magnification = gaze[:, :2], self.magnification(gaze)
+        if self.zoom is None or magnification is None:
+            patches = self.retina.look(state.canvas, location)
+        else:
+            patches = self.zoom.look(state.canvas, location, magnification)
+        features = self.glimpse_network(self.sense(patches).flatten(1).to(state.hidden.dtype), gaze)
         hidden, cell = self.think(state, features)
         return replace(
-            state, hidden=hidden, cell=cell, location=location, log_prob=log_prob, emitter=state.hidden, patches=patches
-        )
+            state, hidden=hidden, cell=cell, location=location, magnification=magnification, log_prob=log_prob,
+            emitter=state.hidden, patches=patches,
+        )  # fmt: skip
+
+    def magnification(self, gaze: Tensor) -> Tensor | None:
+        """Of the finest patch (R,), pixels a side of a cell; None with a retina of whole pixels."""
+        if self.zoom is None:
+            return None
+        smallest = self.config.magnification
+        if not self.zooms:
+            return gaze.new_full((len(gaze),), smallest)
+        return smallest * torch.exp2((gaze[:, 2] + 1) * (self.octaves / 2))
 
     def sense(self, patches: Tensor) -> Tensor:
         """What the glimpse network is given of the patches (R, k, C, g, g): here the patches."""
         return patches
 
-    def choose(self, state: State, noise_R2: Tensor, greedy: bool) -> tuple[Tensor, Tensor | None]:
-        """The next location (R, 2) in [-1, 1] and its log-density (R,), None for locations that no policy chose."""
-        config = self.config
+    def choose(self, state: State, noise: Tensor, greedy: bool) -> tuple[Tensor, Tensor | None]:
+        """Where to look next, (R, 2) in [-1, 1], or (R, 3) with the scale, -1 for the smallest magnification and 1 for
+        the largest; and the log-density (R,) of this, None where no policy chose it.
+        """
+        config, noise_R2 = self.config, noise[:, :2]
         if config.policy == "fixed":
             return torch.zeros_like(noise_R2), None
         if (state.location is None and self.random_start) or config.policy == "random":
-            return torch.erf(noise_R2 * math.sqrt(0.5)), None  # Φ of a normal is uniform: on [-1, 1] here
+            location = torch.erf(noise_R2 * math.sqrt(0.5))  # Φ of a normal is uniform: on [-1, 1] here
+            return F.pad(location, (0, 1), value=1.0) if self.zooms else location, None
         emitter = state.hidden if config.policy_gradient == "full" else state.hidden.detach()
         output = self.locate(emitter)
         if config.policy == "grid":
@@ -151,14 +192,20 @@ class RAM(GlimpseModel):
                 place = (log_p.detach().exp().cumsum(-1) < uniform).sum(-1).clamp(max=config.grid**2 - 1)
             return self.places[place], log_p.gather(1, place[:, None])[:, 0]
         mean = torch.tanh(output) if config.location_mean == "tanh" else output
-        sample = (mean if greedy else mean + config.sigma * noise_R2).detach()
-        deviation = (sample - mean) / config.sigma
-        log_prob = -0.5 * deviation.square().sum(-1) - 2 * math.log(config.sigma * math.sqrt(2 * math.pi))
-        return sample.clamp(-1, 1), log_prob
+        gaze, log_prob = normal(mean[:, :2], config.sigma, None if greedy else noise_R2)
+        if self.zooms:
+            scale, density = normal(mean[:, 2:], self.scale_sigma, None if greedy else noise[:, -1:])
+            gaze, log_prob = torch.cat([gaze, scale], 1), log_prob + density
+        return gaze.clamp(-1, 1), log_prob
 
     def locate(self, hidden: Tensor) -> Tensor:
         """What the location policy is made of (R, 2), or (R, places)."""
         return self.location_network(hidden)
+
+    def boxes(self, state: State, height: int, width: int) -> Tensor:
+        if self.zoom is None or state.magnification is None:
+            return super().boxes(state, height, width)
+        return self.zoom.boxes(state.location, state.magnification, height, width)
 
     def think(self, state: State, features: Tensor) -> tuple[Tensor, Tensor | None]:
         """h_t = Rect(Linear(h_{t−1}) + Linear(g_t)), or an LSTM."""

@@ -67,6 +67,8 @@ def rollout(
     trace = Trace(torch.stack([s.location for s in states], 1).view(M, B, N, 2), log_probs, baselines, logits)
     if getattr(state, "shift", None) is not None:
         trace.shifts = torch.stack([s.shift for s in states], 1).view(M, B, N, 2)
+    if getattr(state, "magnification", None) is not None:
+        trace.magnifications = torch.stack([s.magnification for s in states], 1).view(M, B, N)
     trace.step_logits = step_logits
     if model.stops:
         trace = stopped(model, trace, states, noise_MBN2, greedy)
