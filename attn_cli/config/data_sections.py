@@ -53,6 +53,22 @@ class Pairs:
 
 
 @dataclass(frozen=True)
+class Scaled:
+    """One digit of a random size anywhere in a black image."""
+
+    name: str = "mnist_scales"
+    source: str = choice("mnist", "mnist", "digits")
+    height: int = bounded(100, 1, WIDEST)
+    width: int = bounded(100, 1, WIDEST)
+    smallest: int = bounded(14, 1, 512)  # pixels a side of the digit
+    largest: int = bounded(56, 1, 512)
+    root: str | None = None  # data folder; None: $ATTN_DATA or the user cache folder
+    download: bool = True
+    train_limit: int | None = bounded(None, 1, 10_000_000)  # use only the first n training digits
+    retina: Retina = field(default_factory=lambda: Retina(12, 3))
+
+
+@dataclass(frozen=True)
 class Sequences:
     """One to five digits, laid out like house numbers; the label is the sequence from left to right."""
 
@@ -157,5 +173,5 @@ class Arrays(Folder):
 
 
 AnyData = (
-    Scenes | Pairs | Sequences | Svhn | Cifar10 | Cub200 | Catch | Folder
+    Scenes | Pairs | Scaled | Sequences | Svhn | Cifar10 | Cub200 | Catch | Folder
 )  # or the Config of an installed package's data

@@ -28,6 +28,7 @@ SCENES = (
 )
 SVHN = ("svhn", "svhn_110", "svhn_64", "svhn_128")
 PAIRS = ("mnist_pairs", "digits_pairs", "mnist_sum", "digits_sum")
+SCALED = ("mnist_scales", "digits_scales")
 SEQUENCES = ("mnist_sequence", "mnist_sequence_110", "digits_sequence", "digits_sequence_110")
 HOUSE_NUMBERS = ("house_numbers", "house_numbers_110")
 CONVNETS = ("convnet_64_64_64_512", "convnet_10", "convnet_10_small", "convnet_5", "convnet_bn", "convnet_1", "fc")
@@ -44,7 +45,19 @@ MODELS: dict[str, str] = {
 }
 DATA: dict[str, str] = {
     name: "attn_cli.data.batches:open_data"
-    for name in (*SCENES, *PAIRS, *SEQUENCES, *HOUSE_NUMBERS, *SVHN, "cifar10", "cub200", "catch", "folder", "arrays")
+    for name in (
+        *SCENES,
+        *PAIRS,
+        *SCALED,
+        *SEQUENCES,
+        *HOUSE_NUMBERS,
+        *SVHN,
+        "cifar10",
+        "cub200",
+        "catch",
+        "folder",
+        "arrays",
+    )
 }
 
 _BUILT_IN = {"model": MODELS, "data": DATA}

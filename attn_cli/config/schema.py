@@ -22,6 +22,7 @@ from attn_cli.config.data_sections import (
     Folder,
     HouseNumbers,
     Pairs,
+    Scaled,
     Scenes,
     Sequences,
     Svhn,
@@ -263,6 +264,7 @@ MODELS: dict[str, type] = {
 DATA: dict[str, type] = {
     **dict.fromkeys(registry.SCENES, Scenes),
     **dict.fromkeys(registry.PAIRS, Pairs),
+    **dict.fromkeys(registry.SCALED, Scaled),
     **dict.fromkeys(registry.SEQUENCES, Sequences),
     **dict.fromkeys(registry.SVHN, Svhn),
     **dict.fromkeys(registry.HOUSE_NUMBERS, HouseNumbers),
@@ -272,7 +274,15 @@ DATA: dict[str, type] = {
     "folder": Folder,
     "arrays": Arrays,
 }
-PREPARED = (Scenes, Pairs, Sequences, Svhn, Cifar10, Cub200)  # made from files that have source, root and download
+PREPARED = (
+    Scenes,
+    Pairs,
+    Scaled,
+    Sequences,
+    Svhn,
+    Cifar10,
+    Cub200,
+)  # made from files that have source, root and download
 
 
 def load(config: Any) -> Config:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from attn_cli.config import registry, schema
-from attn_cli.data import house_numbers, pairs, prepared, sequences
+from attn_cli.data import house_numbers, pairs, prepared, scaled, sequences
 from attn_cli.data.games import Games
 from attn_cli.data.layouts import LONGEST
 from attn_cli.data.photos import Birds, Svhn
@@ -24,7 +24,9 @@ from attn_cli.data.scenes import CHUNK, Geometry, fixed_boxes, fixed_scenes, mis
 from attn_cli.data.splits import Data, DataInfo, Fixed, Order, Split, digest_of
 from attn_cli.errors import Refused
 
-AnyPrepared = schema.Scenes | schema.Pairs | schema.Sequences | schema.Svhn | schema.Cifar10 | schema.Cub200
+AnyPrepared = (
+    schema.Scenes | schema.Pairs | schema.Scaled | schema.Sequences | schema.Svhn | schema.Cifar10 | schema.Cub200
+)
 
 
 class Digits:
@@ -125,12 +127,25 @@ class Composed:
     def digest(self, split: Split) -> str:
         return self._fixed.digest(split)
 
-    def _fixed_split(self, split: Split) -> tuple[Tensor, Tensor]:
+    def _chunks(self, split: Split) -> list[tuple[Any, ...]]:
+        """What the composer makes the fixed scenes of, in order: arguments for it."""
         count = self.info.validation if split == "validation" else self.info.test
         name = ("fixed", *self._identity, split)
-        starts = range(0, count, CHUNK)
-        made = [self._composers[split].compose(np.arange(s, min(s + CHUNK, count)), *name, s) for s in starts]
+        return [(np.arange(s, min(s + CHUNK, count)), *name, s) for s in range(0, count, CHUNK)]
+
+    def _fixed_split(self, split: Split) -> tuple[Tensor, Tensor]:
+        made = [self._composers[split].compose(*chunk) for chunk in self._chunks(split)]
         return torch.cat([images for images, _ in made]), torch.cat([labels for _, labels in made])
+
+
+class ScaledDigits(Composed):
+    """Scenes of one digit of a random size."""
+
+    _composers: dict[str, scaled.Scaled]
+
+    def boxes(self, split: Split) -> Tensor:
+        """Where the digits of `fixed` lie: int64 (n, 4), x0, y0, x1, y1 in pixels, x1 and y1 exclusive, on the CPU."""
+        return torch.cat([self._composers[split].boxes(*chunk) for chunk in self._chunks(split)])
 
 
 class Images:
@@ -182,6 +197,8 @@ def open_data(config: Any, *, log: Log = print) -> Data:
         return Digits(config, _source(config, log))
     if isinstance(config, schema.Pairs):
         return _pairs(config, _source(config, log))
+    if isinstance(config, schema.Scaled):
+        return _scaled(config, _source(config, log))
     if isinstance(config, schema.Sequences):
         return _sequences(config, _source(config, log))
     if isinstance(config, schema.Svhn):
@@ -231,6 +248,19 @@ def _pairs(config: schema.Pairs, source: prepared.Prepared) -> Composed:
     return Composed(info, composers, ("pairs", source.name, *sizes))
 
 
+def _scaled(config: schema.Scaled, source: prepared.Prepared) -> ScaledDigits:
+    """Raises Refused if the configured sizes cannot work."""
+    size, sides = (config.height, config.width), (config.smallest, config.largest)
+    problem = scaled.misfit(size, sides)
+    if problem:
+        raise Refused(f"{problem}.")
+    pools, names = _pools(config, source), source.class_names
+    composers = {split: scaled.Scaled(size, sides, *pool) for split, pool in pools.items()}
+    counts = {split: len(labels) for split, (_, labels) in pools.items()}
+    info = DataInfo(config.name, 1, *size, len(names), names, background=0, **counts)
+    return ScaledDigits(info, composers, ("scaled", source.name, *size, *sides))
+
+
 def _sequences(config: schema.Sequences, source: prepared.Prepared) -> Composed:
     size, names, pools = (config.height, config.width), source.class_names, _pools(config, source)
     counts = {split: len(labels) for split, (_, labels) in pools.items()}
@@ -246,7 +276,7 @@ def _sequences(config: schema.Sequences, source: prepared.Prepared) -> Composed:
 
 
 def _pools(
-    config: schema.Pairs | schema.Sequences | schema.Cifar10, source: prepared.Prepared
+    config: schema.Pairs | schema.Scaled | schema.Sequences | schema.Cifar10, source: prepared.Prepared
 ) -> dict[Split, tuple[np.ndarray, np.ndarray]]:
     """Images and labels of each split."""
     limits = {split: config.train_limit if split == "train" else None for split in prepared.SPLITS}

@@ -92,12 +92,13 @@ def place(geometry: Geometry, shown: Tensor, y: np.ndarray, x: np.ndarray) -> Te
     """Each digit (B, h, w) at its place, y and x int64 (B,), on a blank scene.
 
     A digit that is written with the scene's row pitch W is moved by (y, x) when its flat memory is shifted by
-    y W + x: no pixel wraps, as x + w ≤ W. So a scene is one contiguous run of H W bytes out of a zero-padded buffer,
-    and `index_select` on the overlapping view of all runs copies whole runs instead of indexing pixels.
+    y W + x: no pixel wraps, as x + w ≤ W, or those that do are black. So a scene is one contiguous run of H W bytes out
+    of a zero-padded buffer, and `index_select` on the overlapping view of all runs copies whole runs instead of
+    indexing pixels.
     """
     b, h, w = shown.shape
     size = geometry.height * geometry.width
-    reach = (geometry.height - h) * geometry.width + geometry.width - w  # the longest shift
+    reach = int((y * geometry.width + x).max(initial=0))  # the longest shift
     buffer = shown.new_zeros(b, reach + size)
     buffer[:, reach : reach + h * geometry.width].unflatten(1, (h, geometry.width))[:, :, :w] = shown
     runs = buffer.view(-1).as_strided((buffer.numel() - size + 1, size), (1, 1))

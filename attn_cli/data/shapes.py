@@ -34,7 +34,7 @@ def shape_of(config: Any) -> DataInfo:
         channels, background = 3, config.background
     elif isinstance(config, schema.Cub200) and config.path is None:
         channels, classes, background = 3, BIRDS, config.background
-    elif not isinstance(config, schema.Scenes):
+    elif not isinstance(config, schema.Scenes | schema.Scaled):
         return open_data(config).info
     names = tuple(str(k) for k in range(classes))
     return DataInfo(config.name, channels, config.height, config.width, classes, names, background, 0, 0, 0, length)
