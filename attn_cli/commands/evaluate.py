@@ -101,12 +101,12 @@ def _measured(restored: Restored, config: schema.Evaluate, samples: int) -> Eval
 
 
 def _attention(restored: Restored, config: schema.Evaluate, images: Tensor, labels: Tensor) -> dict[str, Any]:
-    """How much of its masks a model leaves black, how many of its errors come from looking elsewhere, and how well its
-    last region fits the object.
+    """How much of its masks a model leaves black, how many of its errors come from looking elsewhere, how well its last
+    region fits the object, and at which magnification it looks.
     """
     model, objects = restored.model, getattr(restored.data, "boxes", None)
     boxes = objects(config.split) if objects is not None and model.moves else None
-    if not model.masks and boxes is None:
+    if not model.masks and not model.zooms and boxes is None:
         return {}
     seen = attention(model, images, labels, boxes, config.seed)
     found = {
@@ -115,6 +115,7 @@ def _attention(restored: Restored, config: schema.Evaluate, images: Tensor, labe
         "mislocalised_errors": seen.mislocalised,
         "iou": seen.iou,
         "whole_image_iou": seen.whole_image_iou,
+        "mean_magnification": seen.mean_magnification,
     }
     return {key: value for key, value in found.items() if value is not None}
 

@@ -1,5 +1,5 @@
-"""What a model attended to, in numbers: how much of its masks is zero, whether errors come from looking elsewhere, and
-how well the last region fits the object.
+"""What a model attended to, in numbers: how much of its masks is zero, whether errors come from looking elsewhere, how
+well the last region fits the object, and at which scale it looked.
 
 Legend: n images, B images at a time, N glimpses, H × W image.
 """
@@ -29,6 +29,7 @@ class Attention:
     mislocalised: float | None  # of the errors: no glimpse was centred on the object; None without boxes
     iou: float | None = None  # mean intersection over union of the last region and the box, 0 to 1; None without boxes
     whole_image_iou: float | None = None  # that of the whole image and the box
+    mean_magnification: tuple[float, ...] | None = None  # for each glimpse, of those that use it; pixels a cell
 
 
 @torch.no_grad()
@@ -47,6 +48,7 @@ def attention(
     zeros, sums = torch.zeros(model.steps), torch.zeros(model.steps)
     errors = elsewhere = 0
     overlaps: list[Tensor] = []
+    magnified, looked = torch.zeros(model.steps), torch.zeros(model.steps)
     for low in range(0, n, AT_A_TIME):
         part = slice(low, low + AT_A_TIME)
         images = images_nCHW[part]
@@ -55,6 +57,10 @@ def attention(
             masks_BNHW = trace.masks[0]
             zeros += (masks_BNHW == 0).float().mean((2, 3)).sum(0).cpu()
             sums += masks_BNHW.mean((2, 3)).sum(0).cpu()
+        if trace.magnifications is not None:
+            used = used_glimpses(trace).float()
+            magnified += (trace.magnifications[0].float() * used).sum(0).cpu()
+            looked += used.sum(0).cpu()
         if boxes_n4 is not None:
             wrong = logits[0].argmax(-1) != labels_n[part]
             errors += int(wrong.sum())
@@ -72,6 +78,7 @@ def attention(
         100 * elsewhere / max(errors, 1) if boxes_n4 is not None else None,
         iou,
         whole_image_iou,
+        tuple((magnified / looked)[looked > 0].tolist()) if model.zooms else None,
     )
 
 
@@ -81,6 +88,11 @@ def found(trace: Trace, boxes_B4: Tensor, height: int, width: int) -> Tensor:
     places_BN2 = (trace.locations[0] + 1) / 2 * size
     box = boxes_B4.to(places_BN2.device)[:, None]
     inside_BN = ((places_BN2 >= box[..., :2]) & (places_BN2 < box[..., 2:])).all(-1)
-    if trace.glimpses is not None:
-        inside_BN &= torch.arange(inside_BN.shape[1], device=inside_BN.device) < trace.glimpses[0][:, None]
-    return inside_BN.any(1)
+    return (inside_BN & used_glimpses(trace)).any(1)
+
+
+def used_glimpses(trace: Trace) -> Tensor:
+    """Which glimpses the first path uses, bool (B, N): all, or of a model that stops by itself those until it does."""
+    _, B, N, _ = trace.locations.shape
+    number = torch.arange(N, device=trace.locations.device).expand(B, N)
+    return number < (N if trace.glimpses is None else trace.glimpses[0][:, None])

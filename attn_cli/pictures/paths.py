@@ -43,8 +43,8 @@ def glimpse_path_figure(
 
     images (B, C, H, W) uint8, labels (B,) or of sequences (B, S), trace recorded, all of the same B images. Of a
     sequence the glimpses up to the end that was read are drawn, and on the last one of each target what was read
-    there. Of Gaussian grids the regions are drawn, too, as thick as the filters are wide; of masks no path. Writes a
-    PNG and returns its path.
+    there. Where a model chooses the size of what it looks at the regions are drawn, too, of Gaussian grids as thick as
+    the filters are wide; of masks no path. Writes a PNG and returns its path.
     Errors: `ValueError` if the trace was not recorded or is of other images.
     """
     return _write_png(_page(images, trace, labels, class_names, sample), path)
@@ -111,11 +111,11 @@ def _page(
         _caption(draw, caption_y, page_width, answer, class_names)
         y = caption_y + CAPTION
         picture = drawing.enlarge(drawing.to_image(pixels[b].transpose(1, 2, 0)), zoom)
-        if trace.sigmas is not None:  # regions whose outline is as thick as the filters are wide
-            boxes, sigmas = (values[sample, b] for values in drawing.recorded(trace, "boxes", "sigmas"))
+        if trace.sigmas is not None or trace.magnifications is not None:  # it chose the size of its regions
+            boxes = drawing.recorded(trace, "boxes")[0][sample, b]
             for t in range(answer.glimpses):
-                width = drawing.thickness(sigmas[t], zoom)
-                drawing.draw_region(picture, boxes[t, 0] * zoom, SENSOR[t % len(SENSOR)], width)
+                line = 2 if trace.sigmas is None else drawing.thickness(trace.sigmas[sample, b, t].item(), zoom)
+                drawing.draw_region(picture, boxes[t, 0] * zoom, SENSOR[t % len(SENSOR)], line)
         drawing.place(page, picture, column[0], y)
         for t in range(answer.glimpses):
             seen = drawing.to_image(compose_glimpse(patches[b, t]))

@@ -52,6 +52,7 @@ RESULT_NAMES = {
     "mislocalised_errors": "not looked at",
     "iou": "overlap with the object",
     "whole_image_iou": "of the whole image",
+    "mean_magnification": "magnification, mean",
     "seconds": "time",
     "trained_together": "runs trained together",
     "images_per_second": "images per second",
@@ -117,6 +118,8 @@ def result_table(result: Row) -> Table:
             text = " ".join(f"{share:.1f}" for share in value) + " %, by glimpse"
         elif key == "mean_mask":
             text = " ".join(f"{mean:.2f}" for mean in value) + ", by glimpse"
+        elif key == "mean_magnification":
+            text = " ".join(f"{mean:.2f}" for mean in value) + " pixels a cell, by glimpse"
         elif key == "mislocalised_errors":
             text = f"{value:.1f} % of the errors"
         elif key in ("iou", "whole_image_iou"):

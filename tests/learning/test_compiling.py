@@ -77,14 +77,19 @@ def test_a_bias_is_added_after_its_product():
 @pytest.mark.slow
 @pytest.mark.skipif(not compiler_found(), reason="torch.compile needs a C++ compiler")
 @pytest.mark.parametrize(
-    "changes", [{}, {"core": "lstm", "policy_gradient": "full", "samples": 2, "baseline": "leave_one_out"}]
+    "changes",
+    [
+        {},
+        {"core": "lstm", "policy_gradient": "full", "samples": 2, "baseline": "leave_one_out"},
+        {"scale": "learned", "samples": 2},
+    ],
 )
 def test_compiled_loss_and_gradients_equal_the_eager_ones(changes):
     torch.manual_seed(0)
     config = Ram(hidden=32, glimpse_hidden=16, glimpse_features=24, **changes)
     model = RAM(config, Glimpses(4, 8), Scales(2), channels=1, classes=10)
     images = torch.randint(0, 256, (6, 1, 28, 28), dtype=torch.uint8)
-    noise, labels = draw_noise(0, 0, (config.samples, 6, 4)), torch.arange(6)
+    noise, labels = draw_noise(0, 0, (config.samples, 6, 4), numbers=model.noises), torch.arange(6)
 
     def loss(images, noise, labels):
         logits, trace = rollout(model, images, noise)
