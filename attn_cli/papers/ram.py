@@ -1,4 +1,5 @@
-"""Mnih, Heess, Graves, Kavukcuoglu 2014, Recurrent Models of Visual Attention: Tables 1 and 2, and the game of Catch.
+"""Mnih, Heess, Graves, Kavukcuoglu 2014, Recurrent Models of Visual Attention: Tables 1 and 2, the game of Catch,
+and the actions of section 5.
 
 Two sets of numbers are published: the arXiv version, and the conference version for the glimpse models alone.
 """
@@ -93,6 +94,17 @@ TABLES = (
                 "RAM, at most 6 glimpses, each at a price of 0.003 of the reward",
                 Train("ram/stop_6", cpu=40 * MINUTE),
             ),
+        ),
+    ),
+    Table(
+        "ram/scales",
+        "Section 5: one digit of 14 to 56 pixels, 100×100; RAM that decides itself at which scale to look; 6 glimpses, "
+        "retina 12×12",
+        (
+            Cell("learned", "learned, 1 to 8 pixels a cell", Train("ram/scales_learned")),
+            Cell("fixed-4", "fixed, 4 pixels a cell", Train("ram/scales_fixed")),
+            Cell("fixed-2", "fixed, 2 pixels a cell", Train("ram/scales_fixed", ("model.magnification=2",))),
+            Cell("retina", "fixed, 3 scales of 1, 2 and 4 pixels a cell", Train("ram/scales_retina")),
         ),
     ),
     Table(

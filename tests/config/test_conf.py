@@ -42,7 +42,13 @@ BASELINES = {  # of RAM: published error in %, model, data, height of the images
     "ram/table2b_conv": (16.51, "convnet_1", "cluttered_mnist_100", 100, {"filters": (8,), "hidden": (86,)}),
 }
 PIECES = {"mnist": 0, "translated_mnist": 0, "cluttered_mnist": 4, "cluttered_mnist_100": 8}
-OTHERS = {"ram/catch": ("ram_catch", "catch"), "ram/stop_6": ("ram", "mnist")}  # of RAM, in no table: model, data
+OTHERS = {  # of RAM, in no table: model, data, what makes the cell
+    "ram/catch": ("ram_catch", "catch", {}),
+    "ram/stop_6": ("ram", "mnist", {"stop": "learned"}),
+    "ram/scales_learned": ("ram", "mnist_scales", {"scale": "learned", "magnification": 1, "policy": "gaussian"}),
+    "ram/scales_fixed": ("ram", "mnist_scales", {"scale": "fixed", "magnification": 4}),
+    "ram/scales_retina": ("ram", "mnist_scales", {"scale": "fixed", "magnification": 1}),
+}
 EXPERIMENTS = [name for name in CELLS if name.startswith("ram/table") and name not in BASELINES]
 DRAM = {  # published error in %, model, data, glimpses per target, and what else makes the cell
     "dram/first_digit": (None, "dram_mnist", "cluttered_mnist_100", 4, {}),
@@ -274,11 +280,23 @@ def test_every_cell_is_of_a_known_paper() -> None:
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_cells_of_ram_in_no_table(name: str) -> None:
+    model, data, options = OTHERS[name]
     config = composed(f"experiment={name}")
-    assert (config.experiment, config.model.name, config.data.name) == (name, *OTHERS[name])
+    assert (config.experiment, config.model.name, config.data.name) == (name, model, data)
+    assert {key: getattr(config.model, key) for key in options} == options
     header = (CONF / "experiment" / f"{name}.yaml").read_text(encoding="utf-8").partition("defaults:")[0]
     for part in ("# paper: ", "# table: ", "# published: ", "# time: ", f"# command: attn train experiment={name}\n"):
         assert part in header
+
+
+def test_the_scale_experiments_differ_in_nothing_but_the_retina() -> None:
+    learned, fixed, retina = (composed(f"experiment=ram/scales_{name}") for name in ("learned", "fixed", "retina"))
+    for other, scales in ((fixed, 1), (retina, 3)):
+        assert (other.data, other.optimizer, other.trainer) == (learned.data, learned.optimizer, learned.trainer)
+        assert other.glimpses == learned.glimpses == schema.Glimpses(6, 12)
+        assert (learned.scales.count, other.scales.count) == (1, scales)
+        same = {"scale": learned.model.scale, "magnification": 1}
+        assert dataclasses.replace(other.model, **same) == learned.model
 
 
 @pytest.mark.parametrize("name", SOFT_RAM)

@@ -39,7 +39,7 @@ BASELINES = {
 
 
 def test_every_table_of_the_papers_is_there() -> None:
-    ram = ["ram/1a", "ram/1b", "ram/2a", "ram/2b", "ram/stop", "ram/catch"]
+    ram = [f"ram/{n}" for n in ("1a", "1b", "2a", "2b", "stop", "scales", "catch")]
     dram = [f"dram/{n}" for n in (1, 2, 3, 4, 5, "5-parameters", 6, "section-5")]
     dram += [f"dram/{n}" for n in ("3-mnist", "4-mnist", "3-painted", "4-painted", "6-mnist")]
     soft_ram = [f"soft_ram/{n}" for n in (1, 2, "3-64", "3-128", 4)]

@@ -101,6 +101,27 @@ def test_regions_of_soft_attention_have_outlines_as_thick_as_their_filters(tmp_p
         assert hit == [False] * 3 + [True] * thick + [False] * (12 - thick)
 
 
+def test_a_retina_of_a_chosen_scale_is_drawn_as_large_as_it_was(tmp_path, make_trace, blue, finder) -> None:
+    """The finest patch of each glimpse; of a retina of whole pixels there is none."""
+    trace = make_trace([[[(0.0, 0.0), (0.0, 0.0)]]], [0], scales=2)
+    trace.boxes = torch.tensor([[[[[8.5, 7, 19.5, 21], [3, 0, 25, 28]], [[10, 12, 18, 16], [6, 10, 22, 18]]]]])
+
+    def outlines(name: str) -> list[tuple[int, int, int, int]]:
+        path = glimpse_path_figure(blue(1, 28, 28), trace, [0], NAMES, tmp_path / name)
+        page = finder(np.asarray(Image.open(path)))
+        ((x0, y0, x1, _),) = page.panels()
+        zoom, found = (x1 - x0) / 28, []
+        for colour in drawing.SENSOR[:2]:
+            rows, columns = np.nonzero((page.pixels[y0:, x0:x1] == colour).all(-1))
+            edges = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1) if len(rows) else ()
+            found.append(tuple(round(edge / zoom, 1) for edge in edges))
+        return found
+
+    assert outlines("pixels.png") == [(), ()]
+    trace.magnifications = torch.tensor([[[2.75, 2.0]]])
+    assert outlines("scales.png") == [(8.5, 7, 19.5, 21), (10, 12, 18, 16)]
+
+
 def test_masks_have_no_path(tmp_path, make_trace, blue, finder) -> None:
     trace = make_trace([[[(0.0, 0.0)]]], [0], scales=1)
     trace.masks = torch.ones(1, 1, 1, 28, 28)

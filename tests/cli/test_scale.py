@@ -1,0 +1,44 @@
+"""A model that chooses its scale, with the real command: training that is interrupted, evaluation, pictures."""
+
+from __future__ import annotations
+
+import csv
+import json
+import signal
+import time
+
+import pytest
+from PIL import Image
+
+from tests.cli.conftest import SMALL
+
+SCALE = (
+    *SMALL, "data=digits_scales", "data.train_limit=256", "model.scale=learned", "glimpses.count=3", "scales.count=1",
+    "trainer.epochs=30", "trainer.validate_every=30",
+)  # fmt: skip
+
+
+def test_from_training_to_pictures(attn):
+    process = attn.start("train", *SCALE)
+    while not list(attn.folder.glob("outputs/*/checkpoints/last.ckpt")):
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait() == 143
+    (run,) = attn.runs()
+    attn("train", f"resume={run}")
+    assert len(list(csv.DictReader((run / "metrics.csv").open()))) == 30
+    result = json.loads((run / "result.json").read_text())
+
+    done = attn("eval")
+    evaluation = json.loads((run / "evaluation-test-mean.json").read_text())
+    assert evaluation["test_error"] == pytest.approx(result["test_error"])
+    first, *others = evaluation["mean_magnification"]
+    assert first == pytest.approx(8) and len(others) == 2 and all(1 <= mean <= 8 for mean in others)
+    assert f"{first:.2f} {others[0]:.2f} {others[1]:.2f} pixels a cell, by glimpse" in done.stdout
+    assert 0 < evaluation["iou"] < 1 and "mislocalised_errors" in evaluation
+    attn("eval", "mc_samples=3", "repeats=1")
+    assert json.loads((run / "evaluation-test-mc3.json").read_text())["mc_samples"] == 3
+    attn("show", "images=[0]")
+    assert (run / "pictures" / "paths-test.png").is_file()
+    assert Image.open(run / "pictures" / "glimpses-test-0.gif").n_frames == 3
