@@ -99,7 +99,9 @@ class Composer(Protocol):
 
 
 class Composed:
-    """Scenes of several digits, as many as digits: made on the fly for training, fixed for the other splits."""
+    """Scenes that a composer makes, as many as digits: on the fly for training, fixed for the other splits."""
+
+    _composers: Mapping[str, Composer]
 
     def __init__(self, info: DataInfo, composers: Mapping[str, Composer], identity: tuple[int | str, ...]):
         """`identity` names what fixed scenes depend on; it keys their random numbers."""
@@ -141,7 +143,7 @@ class Composed:
 class ScaledDigits(Composed):
     """Scenes of one digit of a random size."""
 
-    _composers: dict[str, scaled.Scaled]
+    _composers: Mapping[str, scaled.Scaled]
 
     def boxes(self, split: Split) -> Tensor:
         """Where the digits of `fixed` lie: int64 (n, 4), x0, y0, x1, y1 in pixels, x1 and y1 exclusive, on the CPU."""

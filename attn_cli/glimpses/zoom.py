@@ -71,8 +71,8 @@ class Zoom:
         def entries(step: int) -> Tensor:
             return table.index_select(0, (first + step).view(-1)).view(first.shape)  # indexing is ten times slower
 
-        rows = [torch.lerp(entries(step), entries(step + 1), right).diff(dim=-1) for step in (0, wide)]
-        sums = torch.lerp(*rows, below).diff(dim=-2)  # (R, k, C, g, g)
+        upper, lower = (torch.lerp(entries(step), entries(step + 1), right).diff(dim=-1) for step in (0, wide))
+        sums = torch.lerp(upper, lower, below).diff(dim=-2)  # (R, k, C, g, g)
         means = sums / cells_Rk.square()[:, :, None, None, None] + self.background
         return (means * (1 / 255)).float()
 

@@ -146,10 +146,11 @@ class RAM(GlimpseModel):
         means.
         """
         gaze, log_prob = self.choose(state, noise.to(self.core.weight.dtype), greedy)
-        location, magnification = gaze[:, :2], self.magnification(gaze)
-        if self.zoom is None or magnification is None:
+        location, magnification = gaze[:, :2], None
+        if self.zoom is None:
             patches = self.retina.look(state.canvas, location)
         else:
+            magnification = self.magnification(gaze)
             patches = self.zoom.look(state.canvas, location, magnification)
         features = self.glimpse_network(self.sense(patches).flatten(1).to(state.hidden.dtype), gaze)
         hidden, cell = self.think(state, features)
@@ -158,14 +159,11 @@ class RAM(GlimpseModel):
             emitter=state.hidden, patches=patches,
         )  # fmt: skip
 
-    def magnification(self, gaze: Tensor) -> Tensor | None:
-        """Of the finest patch (R,), pixels a side of a cell; None with a retina of whole pixels."""
-        if self.zoom is None:
-            return None
-        smallest = self.config.magnification
+    def magnification(self, gaze: Tensor) -> Tensor:
+        """Pixels a side of a cell of the finest patch (R,)."""
         if not self.zooms:
-            return gaze.new_full((len(gaze),), smallest)
-        return smallest * torch.exp2((gaze[:, 2] + 1) * (self.octaves / 2))
+            return gaze.new_full((len(gaze),), self.config.magnification)
+        return self.config.magnification * torch.exp2((gaze[:, 2] + 1) * (self.octaves / 2))
 
     def sense(self, patches: Tensor) -> Tensor:
         """What the glimpse network is given of the patches (R, k, C, g, g): here the patches."""
@@ -203,7 +201,7 @@ class RAM(GlimpseModel):
         return self.location_network(hidden)
 
     def boxes(self, state: State, height: int, width: int) -> Tensor:
-        if self.zoom is None or state.magnification is None:
+        if self.zoom is None or state.location is None or state.magnification is None:
             return super().boxes(state, height, width)
         return self.zoom.boxes(state.location, state.magnification, height, width)
 
