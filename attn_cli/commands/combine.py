@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from attn_cli.config import schema
+from attn_cli.data.splits import Pictures
 from attn_cli.devices import choose_device, prepare_cpu
 from attn_cli.errors import Refused
 from attn_cli.inference.combine import combine
@@ -87,7 +88,7 @@ def check_reader(restored: Restored, direction: str, key: str) -> None:
 
 
 def _wrong(
-    forward: Restored, backward: Restored, images: Tensor, labels: Tensor, config: schema.Combine
+    forward: Restored, backward: Restored, images: Pictures, labels: Tensor, config: schema.Combine
 ) -> dict[str, Tensor]:
     """bool (n,) per reader and for their combination: true where anything in the sequence is wrong."""
     M, n = max(1, config.mc_samples), len(labels)

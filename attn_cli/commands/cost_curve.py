@@ -13,7 +13,7 @@ import torch
 from attn_cli.config import schema
 from attn_cli.data.splits import DataInfo
 from attn_cli.models.build import build_model
-from attn_cli.models.counting import parameters, parts_of, weightless
+from attn_cli.models.counting import blank, parameters, parts_of, weightless
 from attn_cli.models.model import GlimpseModel
 from attn_cli.models.parts import multiply_adds
 from attn_cli.models.rollout import draw_noise, rollout
@@ -29,13 +29,15 @@ def measure(settings: schema.Config, info: DataInfo, device: torch.device) -> li
     """For the configured model and the 10-layer ConvNet at each size: `model`, `side`, `parameters`, `multiply_adds`
     of one path through the longest sequence, and `seconds` for one image at a time (None: not measured).
 
-    Raises Refused if a model cannot see images of one of the sizes.
+    Of a video the ConvNet sees every frame. Raises Refused if a model cannot see images of one of the sizes.
     """
     networks = {network.model.name: network for network in (COMPARED, settings)}
     rows = []
     for name, network in networks.items():
         for side in SIDES:
-            at = replace(info, height=side, width=side)
+            at, times = replace(info, height=side, width=side), 1
+            if network is COMPARED and info.frames:
+                at, times = replace(at, frames=0), info.frames
             model = weightless(network, at)
             size = parameters(model)
             timed = (model.moves or side <= LARGEST_WHOLE) and BYTES * size < free_memory(device)
@@ -44,8 +46,10 @@ def measure(settings: schema.Config, info: DataInfo, device: torch.device) -> li
                     "model": name,
                     "side": side,
                     "parameters": size,
-                    "multiply_adds": multiply_adds(parts_of(network, at)),
-                    "seconds": seconds(build_model(network, at).to(device).eval(), at, device) if timed else None,
+                    "multiply_adds": times * multiply_adds(parts_of(network, at)),
+                    "seconds": times * seconds(build_model(network, at).to(device).eval(), at, device)
+                    if timed
+                    else None,
                 }
             )
     return rows
@@ -55,7 +59,7 @@ def seconds(model: GlimpseModel, info: DataInfo, device: torch.device) -> float:
     """Time of one path through one image: the fastest of at least three (what else the machine does only adds to it),
     after one that is not counted.
     """
-    image = torch.zeros(1, info.channels, info.height, info.width, dtype=torch.uint8, device=device)
+    image = blank(info).to(device)
     noise = draw_noise(0, 0, (1, 1, model.steps), device, model.noises)
 
     def look() -> None:

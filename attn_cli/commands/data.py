@@ -84,11 +84,16 @@ def _list(root: Path) -> None:
             config = config_of(name)
             if config.source not in states:
                 states[config.source] = _state(config.source, root)
-            table.add_row(name, f"{config.height}×{config.width}", _classes(config), states[config.source])
+            table.add_row(name, _size(config), _classes(config), states[config.source])
         else:
             table.add_row(name, "–", "–", "from an installed package")
     show(table)
     print(f"data folder: {root}")
+
+
+def _size(config: Any) -> str:
+    frames = f", {config.frames} frames" if isinstance(config, schema.Tracks) else ""
+    return f"{config.height}×{config.width}{frames}"
 
 
 def _classes(config: Any) -> str:
@@ -161,6 +166,8 @@ def _info(name: str, root: Path, given_root: str | None) -> None:
     table = Table(box=box.SIMPLE_HEAD, show_header=False)
     table.add_row("name", info.name)
     table.add_row("images", f"{info.channels}×{info.height}×{info.width} (channels × height × width), uint8")
+    if info.frames:
+        table.add_row("frames", f"{info.frames} in a video")
     table.add_row("background", str(info.background))
     table.add_row("classes", str(info.classes))
     if info.length:

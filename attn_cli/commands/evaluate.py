@@ -10,6 +10,7 @@ from torch import Tensor
 
 from attn_cli.config import schema
 from attn_cli.data.photos import Birds
+from attn_cli.data.splits import Pictures
 from attn_cli.devices import choose_device, prepare_cpu
 from attn_cli.errors import Refused
 from attn_cli.games import players
@@ -100,16 +101,16 @@ def _measured(restored: Restored, config: schema.Evaluate, samples: int) -> Eval
     return evaluate(restored.model, images, labels, **paths, **common, focus=focus)
 
 
-def _attention(restored: Restored, config: schema.Evaluate, images: Tensor, labels: Tensor) -> dict[str, Any]:
+def _attention(restored: Restored, config: schema.Evaluate, images: Pictures, labels: Tensor) -> dict[str, Any]:
     """How much of its masks a model leaves black, how many of its errors come from looking elsewhere, how well its last
-    region fits the object, and at which magnification it looks.
+    region fits the object, at which magnification it looked, and in a video how often at the object.
     """
     model, objects = restored.model, getattr(restored.data, "boxes", None)
     boxes = objects(config.split) if objects is not None and model.moves else None
     if not model.masks and not model.zooms and boxes is None:
         return {}
     seen = attention(model, images, labels, boxes, config.seed)
-    found = {
+    found: dict[str, Any] = {
         "mask_zeros": seen.mask_zeros,
         "mean_mask": seen.mean_mask,
         "mislocalised_errors": seen.mislocalised,
@@ -117,6 +118,13 @@ def _attention(restored: Restored, config: schema.Evaluate, images: Tensor, labe
         "whole_image_iou": seen.whole_image_iou,
         "mean_magnification": seen.mean_magnification,
     }
+    if seen.gaze is not None:
+        found |= {
+            "gaze_on_target": seen.gaze.on_target,
+            "gaze_on_target_by_frame": seen.gaze.by_frame,
+            "centre_on_target": seen.gaze.centre,
+            "random_on_target": seen.gaze.random,
+        }
     return {key: value for key, value in found.items() if value is not None}
 
 

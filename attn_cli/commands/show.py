@@ -1,4 +1,4 @@
-"""`attn show`: where a run looked, as a figure of glimpse paths and one animation an image or game."""
+"""`attn show`: where a run looked, as a figure of glimpse paths and one animation an image, video or game."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ from torch import Tensor
 
 from attn_cli.commands.combine import check_reader
 from attn_cli.config import schema
+from attn_cli.data.splits import Pictures
 from attn_cli.devices import choose_device, prepare_cpu
 from attn_cli.errors import Refused
 from attn_cli.inference.monte_carlo import evaluation_noise
 from attn_cli.learning.restore import Restored, check_same_images, restore
-from attn_cli.models.rollout import play, rollout
+from attn_cli.models.rollout import moving, play, rollout
 from attn_cli.models.trace import Trace
 from attn_cli.pictures.animation import glimpse_animation, readers_animation
 from attn_cli.pictures.games import game_animation, games_figure
 from attn_cli.pictures.paths import glimpse_path_figure, readers_figure
+from attn_cli.pictures.videos import strips_figure
 from attn_cli.runs import latest, open_run
 
 
@@ -26,7 +28,7 @@ def run(config: schema.Show) -> list[Path]:
     """Draw the mean-location paths of the chosen images; returns the files."""
     prepare_cpu(config.threads)
     found = open_run(config.run) if config.run else latest(config.outputs)
-    restored = restore(found, config.checkpoint, choose_device(config.device))
+    restored = restore(found, config.checkpoint, choose_device(config.device), config.data)
     images, labels = restored.data.fixed(config.split)
     wanted = list(range(min(config.images, len(labels)))) if isinstance(config.images, int) else list(config.images)
     outside = [i for i in wanted if not 0 <= i < len(labels)]
@@ -36,16 +38,17 @@ def run(config: schema.Show) -> list[Path]:
         )
     readers = {"": restored}
     if config.backward is not None:
-        backward = restore(open_run(config.backward), config.checkpoint, images.device)
+        backward = restore(open_run(config.backward), config.checkpoint, images.device, config.data)
         check_reader(restored, "forward", "run")
         check_reader(backward, "backward", "backward")
         check_same_images(restored, backward, config.split, "draw readers of")
         readers = {"forward": restored, "backward": backward}
     folder = Path(config.output or found.path / "pictures")
+    split = f"{restored.config.data.name}-{config.split}" if config.data else config.split
     if restored.model.game is not None:
-        files = draw_games(restored, labels, wanted, config.seed, folder, config.gif, config.split)
+        files = draw_games(restored, labels, wanted, config.seed, folder, config.gif, split)
     else:
-        files = draw(readers, images, labels, wanted, config.seed, folder, config.gif, config.split)
+        files = draw(readers, images, labels, wanted, config.seed, folder, config.gif, split)
     for file in files:
         print(file)
     return files
@@ -70,7 +73,7 @@ def draw_games(
 @torch.no_grad()
 def draw(
     readers: Mapping[str, Restored],
-    images: Tensor,
+    images: Pictures,
     labels: Tensor,
     wanted: list[int],
     seed: int,
@@ -78,8 +81,9 @@ def draw(
     gif: bool,
     split: str,
 ) -> list[Path]:
-    """paths-<split>.png and, if asked, glimpses-<split>-<i>.gif for each image; of several readers, by heading, side by
-    side, and the files' names start with those of the readers. The noise is that of `attn eval`.
+    """paths-<split>.png, or of videos strips-<split>.png, and, if asked, glimpses-<split>-<i>.gif for each image; of
+    several readers, by heading, side by side, and the files' names start with those of the readers. The noise is that
+    of `attn eval`.
     """
     index, names = torch.tensor(wanted, device=images.device), next(iter(readers.values())).data.info.class_names
     chosen = images[index]
@@ -93,7 +97,10 @@ def draw(
     prefix = "".join(f"{name}-" for name in readers if name)
     if len(seen) == 1:
         trace, truth = seen[""]
-        files = [glimpse_path_figure(chosen, trace, truth, names, folder / f"paths-{split}.png")]
+        if moving(chosen):
+            files = [strips_figure(chosen, trace, truth, names, folder / f"strips-{split}.png")]
+        else:
+            files = [glimpse_path_figure(chosen, trace, truth, names, folder / f"paths-{split}.png")]
     else:
         files = [readers_figure(chosen, seen, names, folder / f"{prefix}paths-{split}.png")]
     for i, number in enumerate(wanted if gif else ()):

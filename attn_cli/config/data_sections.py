@@ -35,6 +35,25 @@ class Scenes:
 
 
 @dataclass(frozen=True)
+class Tracks:
+    """Videos of a digit that moves through clutter; see attn_cli/data/tracks.py."""
+
+    translate: ClassVar[bool] = True
+    name: str = "moving_mnist_track"
+    source: str = choice("mnist", "mnist", "digits")
+    frames: int = bounded(20, 1, 64)  # of a video: each brings a glimpse
+    speed: float = bounded(4.0, 0, 1000)  # pixels per frame of the fastest digits, the slowest have half of it
+    height: int = bounded(100, 28, WIDEST)
+    width: int = bounded(100, 28, WIDEST)
+    pieces: int = bounded(8, 0, 256)  # of clutter, cut from other digits
+    piece_size: int = bounded(8, 1, 28)  # pixels a side of a piece
+    root: str | None = None  # data folder; None: $ATTN_DATA or the user cache folder
+    download: bool = True
+    train_limit: int | None = bounded(None, 1, 10_000_000)  # use only the first n training digits
+    retina: Retina = field(default_factory=lambda: Retina(12, 4))
+
+
+@dataclass(frozen=True)
 class Pairs:
     """Two digits in one canvas, with clutter or without; the class is the pair (in either order) or the sum."""
 
@@ -173,5 +192,5 @@ class Arrays(Folder):
 
 
 AnyData = (
-    Scenes | Pairs | Scaled | Sequences | Svhn | Cifar10 | Cub200 | Catch | Folder
+    Scenes | Tracks | Pairs | Scaled | Sequences | Svhn | Cifar10 | Cub200 | Catch | Folder
 )  # or the Config of an installed package's data

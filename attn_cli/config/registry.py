@@ -27,6 +27,7 @@ SCENES = (
     "cluttered_digits_100",
 )
 SVHN = ("svhn", "svhn_110", "svhn_64", "svhn_128")
+TRACKS = ("moving_mnist_track", "moving_digits_track")
 PAIRS = ("mnist_pairs", "digits_pairs", "mnist_sum", "digits_sum")
 SCALED = ("mnist_scales", "digits_scales")
 SEQUENCES = ("mnist_sequence", "mnist_sequence_110", "digits_sequence", "digits_sequence_110")
@@ -43,21 +44,10 @@ MODELS: dict[str, str] = {
     **dict.fromkeys(CONVNETS, "attn_cli.models.convnets:ConvNet"),
     "timm": "attn_cli.models.timm_net:TimmNet",
 }
+_DIGITS = (*SCENES, *TRACKS, *PAIRS, *SCALED, *SEQUENCES, *HOUSE_NUMBERS)
 DATA: dict[str, str] = {
     name: "attn_cli.data.batches:open_data"
-    for name in (
-        *SCENES,
-        *PAIRS,
-        *SCALED,
-        *SEQUENCES,
-        *HOUSE_NUMBERS,
-        *SVHN,
-        "cifar10",
-        "cub200",
-        "catch",
-        "folder",
-        "arrays",
-    )
+    for name in (*_DIGITS, *SVHN, "cifar10", "cub200", "catch", "folder", "arrays")
 }
 
 _BUILT_IN = {"model": MODELS, "data": DATA}

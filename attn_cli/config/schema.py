@@ -26,6 +26,7 @@ from attn_cli.config.data_sections import (
     Scenes,
     Sequences,
     Svhn,
+    Tracks,
 )
 from attn_cli.config.data_sections import Retina as Retina  # packages of other people take it from here
 from attn_cli.config.fields import REQUIRED, bounded, build, checked, choice, full_key, required_key, unknown_key
@@ -182,6 +183,7 @@ class Show:
     run: str | None = None
     backward: str | None = None  # run folder of a backward reader, drawn beside the forward reader `run`
     outputs: str = "outputs"
+    data: AnyData | None = None  # another data set of the same classes
     checkpoint: str = choice("best", "best", "last")
     split: str = choice("test", "test", "validation")
     images: int | tuple[int, ...] = bounded(8, 0, 10_000_000)  # how many, from the first; or which, as a list
@@ -263,6 +265,7 @@ MODELS: dict[str, type] = {
 }
 DATA: dict[str, type] = {
     **dict.fromkeys(registry.SCENES, Scenes),
+    **dict.fromkeys(registry.TRACKS, Tracks),
     **dict.fromkeys(registry.PAIRS, Pairs),
     **dict.fromkeys(registry.SCALED, Scaled),
     **dict.fromkeys(registry.SEQUENCES, Sequences),
@@ -274,15 +277,8 @@ DATA: dict[str, type] = {
     "folder": Folder,
     "arrays": Arrays,
 }
-PREPARED = (
-    Scenes,
-    Pairs,
-    Scaled,
-    Sequences,
-    Svhn,
-    Cifar10,
-    Cub200,
-)  # made from files that have source, root and download
+# Made from files that have source, root and download.
+PREPARED = (Scenes, Tracks, Pairs, Scaled, Sequences, Svhn, Cifar10, Cub200)
 
 
 def load(config: Any) -> Config:

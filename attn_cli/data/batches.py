@@ -7,6 +7,7 @@ order of an epoch and the random numbers of a scene come from `keys`, so a resum
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -15,24 +16,31 @@ import torch
 from torch import Tensor
 
 from attn_cli.config import registry, schema
-from attn_cli.data import house_numbers, pairs, prepared, scaled, sequences
+from attn_cli.data import house_numbers, pairs, prepared, scaled, sequences, tracks
 from attn_cli.data.games import Games
 from attn_cli.data.layouts import LONGEST
 from attn_cli.data.photos import Birds, Svhn
 from attn_cli.data.prepare import Log, prepare
-from attn_cli.data.scenes import CHUNK, Geometry, fixed_boxes, fixed_scenes, misfit, scenes
-from attn_cli.data.splits import Data, DataInfo, Fixed, Order, Split, digest_of
+from attn_cli.data.scenes import CHUNK, Geometry, fixed_boxes, fixed_layout, fixed_scenes, layout, misfit, scenes
+from attn_cli.data.splits import Data, DataInfo, Fixed, Order, Pictures, Split, digest_of
 from attn_cli.errors import Refused
 
 AnyPrepared = (
-    schema.Scenes | schema.Pairs | schema.Scaled | schema.Sequences | schema.Svhn | schema.Cifar10 | schema.Cub200
+    schema.Scenes
+    | schema.Tracks
+    | schema.Pairs
+    | schema.Scaled
+    | schema.Sequences
+    | schema.Svhn
+    | schema.Cifar10
+    | schema.Cub200
 )
 
 
 class Digits:
     """Scenes made from prepared digits: placed and cluttered on the fly for training, fixed for the other splits."""
 
-    def __init__(self, config: schema.Scenes, source: prepared.Prepared):
+    def __init__(self, config: schema.Scenes | schema.Tracks, source: prepared.Prepared):
         """Raises Refused if the configured sizes cannot work with these digits."""
         self.geometry = Geometry(config.height, config.width, config.pieces, config.piece_size, config.translate)
         limit = config.train_limit
@@ -67,7 +75,7 @@ class Digits:
         images = scenes(self.geometry, self.images["train"], own, own_cpu, "scene", seed, epoch, step)
         return images[:, None], self.labels["train"].index_select(0, own)
 
-    def fixed(self, split: Split) -> tuple[Tensor, Tensor]:
+    def fixed(self, split: Split) -> tuple[Pictures, Tensor]:
         return self._fixed.get(split)
 
     def digest(self, split: Split) -> str:
@@ -81,9 +89,39 @@ class Digits:
         g = self.geometry
         return ("fixed", self._source, split, g.height, g.width, g.pieces, g.piece_size)
 
-    def _fixed_split(self, split: Split) -> tuple[Tensor, Tensor]:
+    def _fixed_split(self, split: Split) -> tuple[Pictures, Tensor]:
         # The pool is the split itself: test clutter comes from test digits only.
         return fixed_scenes(self.geometry, self.images[split], *self._name(split))[:, None], self.labels[split]
+
+
+class Tracks(Digits):
+    """Videos in whose first frames the digit lies as in such scenes. `boxes` has those of all frames, (n, T, 4)."""
+
+    def __init__(self, config: schema.Tracks, source: prepared.Prepared):
+        super().__init__(config, source)
+        self.frames, self.speed = config.frames, config.speed
+        self.info = replace(self.info, frames=config.frames)
+
+    def train_batch(self, seed: int, epoch: int, step: int, batch_size: int) -> tuple[Tensor, Tensor]:
+        own, own_cpu = self._order.batch(seed, epoch, step, batch_size)
+        pool, parts = self.images["train"], ("scene", seed, epoch, step)
+        n, h, w = pool.shape
+        track = tracks.in_motion(layout(self.geometry, (n, h, w), own_cpu, *parts), self.speed, *parts)
+        videos = tracks.render(self.geometry, pool, pool.index_select(0, own), track, self.frames)
+        return videos[:, :, None], self.labels["train"].index_select(0, own)
+
+    def boxes(self, split: Split) -> Tensor:
+        n, h, w = self.images[split].shape
+        return tracks.boxes(self.geometry, (h, w), self._fixed_track(split), self.frames)
+
+    def _fixed_track(self, split: Split) -> tracks.Track:
+        name = self._name(split)
+        first = fixed_layout(self.geometry, tuple(self.images[split].shape), *name)
+        return tracks.in_motion(first, self.speed, *name)
+
+    def _fixed_split(self, split: Split) -> tuple[Pictures, Tensor]:
+        videos = tracks.Videos(self.geometry, self.images[split], self._fixed_track(split), self.frames)
+        return videos, self.labels[split]
 
 
 class Composer(Protocol):
@@ -197,6 +235,8 @@ def open_data(config: Any, *, log: Log = print) -> Data:
     """
     if isinstance(config, schema.Scenes):
         return Digits(config, _source(config, log))
+    if isinstance(config, schema.Tracks):
+        return Tracks(config, _source(config, log))
     if isinstance(config, schema.Pairs):
         return _pairs(config, _source(config, log))
     if isinstance(config, schema.Scaled):

@@ -17,7 +17,7 @@ p side of a piece.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -89,7 +89,7 @@ def render(geometry: Geometry, digits: Tensor, shown: Tensor, where: Layout) -> 
 
 
 def place(geometry: Geometry, shown: Tensor, y: np.ndarray, x: np.ndarray) -> Tensor:
-    """Each digit (B, h, w) at its place, y and x int64 (B,), on a blank scene.
+    """Each digit (B, h, w) at its place, y and x int64 (B,), on a blank scene; or at several, (B, T), each on its own.
 
     A digit that is written with the scene's row pitch W is moved by (y, x) when its flat memory is shifted by
     y W + x: no pixel wraps, as x + w ≤ W, or those that do are black. So a scene is one contiguous run of H W bytes out
@@ -102,8 +102,9 @@ def place(geometry: Geometry, shown: Tensor, y: np.ndarray, x: np.ndarray) -> Te
     buffer = shown.new_zeros(b, reach + size)
     buffer[:, reach : reach + h * geometry.width].unflatten(1, (h, geometry.width))[:, :, :w] = shown
     runs = buffer.view(-1).as_strided((buffer.numel() - size + 1, size), (1, 1))
-    start = np.arange(b) * (reach + size) + reach - (y * geometry.width + x)
-    return runs.index_select(0, torch.from_numpy(start).to(shown.device)).view(b, geometry.height, geometry.width)
+    own = np.arange(b).reshape(b, *[1] * (y.ndim - 1))
+    start = torch.from_numpy(own * (reach + size) + reach - (y * geometry.width + x)).to(shown.device)
+    return runs.index_select(0, start.view(-1)).view(*y.shape, geometry.height, geometry.width)
 
 
 def clutter(geometry: Geometry, scenes: Tensor, digits: Tensor, where: Layout) -> Tensor:
@@ -152,13 +153,18 @@ def fixed_scenes(geometry: Geometry, digits: Tensor, *parts: int | str) -> Tenso
     return out
 
 
-def fixed_boxes(geometry: Geometry, pool: tuple[int, ...], *parts: int | str) -> Tensor:
-    """int64 (n, 4): where the digits of `fixed_scenes` lie, for a pool of that shape (n, h, w)."""
+def fixed_layout(geometry: Geometry, pool: tuple[int, ...], *parts: int | str) -> Layout:
+    """Where everything of all `fixed_scenes` goes, for a pool of that shape (n, h, w)."""
     n, h, w = pool
     starts = range(0, n, CHUNK)
     found = [layout(geometry, (n, h, w), np.arange(s, min(s + CHUNK, n)), *parts, s) for s in starts]
-    x, y = (np.concatenate([getattr(where, axis) for where in found]) for axis in ("x", "y"))
-    return torch.from_numpy(np.stack([x, y, x + w, y + h], 1))
+    return Layout(*(np.concatenate([getattr(where, field.name) for where in found]) for field in fields(Layout)))
+
+
+def fixed_boxes(geometry: Geometry, pool: tuple[int, ...], *parts: int | str) -> Tensor:
+    """int64 (n, 4): where the digits of `fixed_scenes` lie, for a pool of that shape (n, h, w)."""
+    where, (_, h, w) = fixed_layout(geometry, pool, *parts), pool
+    return torch.from_numpy(np.stack([where.x, where.y, where.x + w, where.y + h], 1))
 
 
 def misfit(geometry: Geometry, digit: Sequence[int]) -> str | None:

@@ -22,6 +22,7 @@ def shape_of(config: Any) -> DataInfo:
     Raises Refused as `open_data` does.
     """
     channels, classes, background, length = 1, DIGITS, 0, 0
+    frames = config.frames if isinstance(config, schema.Tracks) else 0
     if isinstance(config, schema.Pairs):
         classes = len(pairs.class_names(config.label))
     elif isinstance(config, schema.HouseNumbers):
@@ -34,10 +35,11 @@ def shape_of(config: Any) -> DataInfo:
         channels, background = 3, config.background
     elif isinstance(config, schema.Cub200) and config.path is None:
         channels, classes, background = 3, BIRDS, config.background
-    elif not isinstance(config, schema.Scenes | schema.Scaled):
+    elif not isinstance(config, schema.Scenes | schema.Tracks | schema.Scaled):
         return open_data(config).info
     names = tuple(str(k) for k in range(classes))
-    return DataInfo(config.name, channels, config.height, config.width, classes, names, background, 0, 0, 0, length)
+    size = (channels, config.height, config.width)
+    return DataInfo(config.name, *size, classes, names, background, 0, 0, 0, length, frames)
 
 
 def usual_length(config: Any) -> float | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
@@ -14,6 +14,8 @@ from torch import Tensor
 from attn_cli.data.keys import permutation
 
 Split = str  # "validation" or "test"
+P = TypeVar("P", bound="Pictures")
+AT_A_TIME = 1000  # images that are hashed
 
 
 @dataclass(frozen=True)
@@ -35,11 +37,31 @@ class DataInfo:
     validation: int
     test: int
     length: int = 0  # largest number L of objects in an image that is labelled with a sequence; 0: one label an image
+    frames: int = 0  # of a video, (T, C, H, W); 0: images
     game: Any = None  # the class of what is played: `classes` are its actions, labels are what games start from
 
 
+class Pictures(Protocol):
+    """The images of a fixed split: a tensor, or what makes those that are asked for."""
+
+    @property
+    def shape(self) -> torch.Size: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def to(self, device: torch.device | str, /) -> Self: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, which: slice | Tensor, /) -> Tensor:
+        """A slice of them, or those with the numbers (b,) that an int64 tensor on their device has."""
+        ...
+
+
 class Data(Protocol):
-    """What training and evaluation need of a data set. Images uint8 (B, C, H, W), labels int64 (B,).
+    """What training and evaluation need of a data set. Images uint8 (B, C, H, W), labels int64 (B,); videos
+    (`info.frames` T > 0) are uint8 (B, T, C, H, W).
 
     Labels of sequences (`info.length` L > 0) are int64 (B, L+1): the classes from left to right, then K =
     `info.classes` (the end), then -1. An image of the test split with more than L objects has L classes and then K + 1,
@@ -60,7 +82,7 @@ class Data(Protocol):
         """The batch of that step, on the device."""
         ...
 
-    def fixed(self, split: Split) -> tuple[Tensor, Tensor]:
+    def fixed(self, split: Split) -> tuple[Pictures, Tensor]:
         """All images and labels of a split, the same on every machine whatever the run's seed, on the device."""
         ...
 
@@ -97,18 +119,18 @@ class Order:
         return order[part], cpu[part]
 
 
-class Fixed:
+class Fixed(Generic[P]):
     """The fixed splits, made when they are first asked for."""
 
-    def __init__(self, make: Callable[[Split], tuple[Tensor, Tensor]]):
+    def __init__(self, make: Callable[[Split], tuple[P, Tensor]]):
         self.make = make
-        self.made: dict[Split, tuple[Tensor, Tensor]] = {}
+        self.made: dict[Split, tuple[P, Tensor]] = {}
         self.digests: dict[Split, str] = {}
 
     def to(self, device: torch.device | str) -> None:
         self.made = {split: (images.to(device), labels.to(device)) for split, (images, labels) in self.made.items()}
 
-    def get(self, split: Split) -> tuple[Tensor, Tensor]:
+    def get(self, split: Split) -> tuple[P, Tensor]:
         if split not in self.made:
             self.made[split] = self.make(split)
         return self.made[split]
@@ -119,9 +141,10 @@ class Fixed:
         return self.digests[split]
 
 
-def digest_of(images: Tensor, labels: Tensor) -> str:
-    """sha256 over shape and bytes of uint8 (N, C, H, W) and int64 (N,)."""
+def digest_of(images: Pictures, labels: Tensor) -> str:
+    """sha256 over shape and bytes of uint8 (N, …, H, W) and int64 (N,)."""
     digest = hashlib.sha256(f"uint8 {tuple(images.shape)} int64 {tuple(labels.shape)}\n".encode())
-    digest.update(images.cpu().contiguous().numpy().data)
+    for low in range(0, len(images), AT_A_TIME):
+        digest.update(images[low : low + AT_A_TIME].cpu().contiguous().numpy().data)
     digest.update(labels.cpu().numpy().astype("<i8").data)
     return digest.hexdigest()

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from attn_cli import processes
+from attn_cli.data.splits import Pictures
 from attn_cli.inference.averages import running_averages
 from attn_cli.inference.intervals import Z, wilson
 from attn_cli.inference.sequences import focused, read
@@ -123,7 +124,7 @@ def evaluate_views(
 @torch.no_grad()
 def evaluate(
     model: GlimpseModel,
-    images_nCHW: Tensor,
+    images_nCHW: Pictures,
     labels_n: Tensor,
     *,
     samples: int = 1,

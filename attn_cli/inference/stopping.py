@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from attn_cli.models.model import GlimpseModel
-from attn_cli.models.rollout import keep
+from attn_cli.models.rollout import in_front, keep, moving
 from attn_cli.models.stopping import enough
 
 
@@ -23,12 +23,15 @@ def answer_early(
     """
     M, B, N, _ = noise_MBN3.shape
     noise_RN3 = noise_MBN3.flatten(0, 1)
-    state = model.start(images_BCHW.repeat(M, 1, 1, 1), 1)
+    images = images_BCHW.repeat(M, *[1] * (images_BCHW.dim() - 1))
+    state = model.start(in_front(images, 0), 1)
     left = torch.arange(M * B, device=images_BCHW.device)
     glimpses = torch.full_like(left, N)
     logits: Tensor | None = None
     for t in range(N):
         noise = noise_RN3[left, t]
+        if t and moving(images):
+            state = model.watch(state, in_front(images, t)[left])
         state = model.step(state, noise, greedy)
         done = torch.ones_like(left, dtype=torch.bool)
         if t + 1 < N:

@@ -34,7 +34,8 @@ class Restored:
 
 def restore(run: Run, checkpoint: str, device: torch.device, data: Any = None) -> Restored:
     """Configuration from the run, weights from its `best` or `last` checkpoint, data on the device: the run's own, or
-    that of another data section, whose images and classes must suit the model.
+    that of another data section, whose images and classes must suit the model. At videos it looks once a frame,
+    however often it looked in training.
     """
     config = run.config()
     if data is not None:
@@ -43,6 +44,8 @@ def restore(run: Run, checkpoint: str, device: torch.device, data: Any = None) -
     state = checkpoints.load(path)["state_dict"]
     opened = open_data(config.data).to(device)
     info = opened.info
+    if data is not None and info.frames:
+        config = replace(config, glimpses=replace(config.glimpses, count=info.frames))
     if data is not None and getattr(registry.load("model", config.model.name), "sized", False):
         own = open_data(run.config().data).info
         info = replace(info, height=own.height, width=own.width)

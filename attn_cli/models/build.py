@@ -25,11 +25,20 @@ def build_model(config: schema.Config, info: DataInfo) -> GlimpseModel:
             f"data={info.name} {reason}, which does not suit model={config.model.name}: "
             "use model=ram_catch with data=catch."
         )
+    if info.frames and not getattr(model_class, "watches", False):
+        raise Refused(
+            f"data={info.name} has videos and model={config.model.name} looks at images: use model=ram or soft_ram."
+        )
+    if info.frames and info.frames != config.glimpses.count:
+        raise Refused(
+            f"data={info.name} has {info.frames} frames, each for one glimpse, and glimpses.count is "
+            f"{config.glimpses.count}: use glimpses={info.frames} or data.frames={config.glimpses.count}."
+        )
     if info.game is not None:
         options |= {"game": info.game}
     if getattr(model_class, "sized", False):
         options |= {"height": info.height, "width": info.width}
-    return model_class(
+    model: GlimpseModel = model_class(
         config.model,
         config.glimpses,
         config.scales,
@@ -38,3 +47,5 @@ def build_model(config: schema.Config, info: DataInfo) -> GlimpseModel:
         background=info.background,
         **options,
     )
+    model.frames = info.frames
+    return model

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from attn_cli.config import schema
@@ -23,6 +24,12 @@ def parameters(model: GlimpseModel) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
+def blank(info: DataInfo) -> Tensor:
+    """One black image of that size, or video."""
+    frames = [info.frames] if info.frames else []
+    return torch.zeros(1, *frames, info.channels, info.height, info.width, dtype=torch.uint8)
+
+
 def parts_of(settings: schema.Config, info: DataInfo, targets: float | None = None) -> list[Part]:
     """The model's own parts for an image of so many answers, as `GlimpseModel.parts` gives them.
 
@@ -33,7 +40,6 @@ def parts_of(settings: schema.Config, info: DataInfo, targets: float | None = No
     if type(model).parts is not GlimpseModel.parts:
         return model.parts(targets)
     model = build_model(settings, info).eval()
-    image = torch.zeros(1, info.channels, info.height, info.width, dtype=torch.uint8)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        rollout(model, image, draw_noise(0, 0, (1, 1, model.steps), numbers=model.noises))
+        rollout(model, blank(info), draw_noise(0, 0, (1, 1, model.steps), numbers=model.noises))
     return [Part("all, by torch's counter", counter.get_total_flops() // 2)]

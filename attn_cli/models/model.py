@@ -30,6 +30,8 @@ class GlimpseModel(nn.Module):
     sized: bool = False  # whether the constructor wants the size of the images, as `height` and `width`
     stops: bool = False  # whether it decides after every glimpse if it has seen enough
     zooms: bool = False  # whether it chooses the magnification of its retina
+    watches: bool = False  # whether it can look at something that changes: has `watch`
+    frames: int = 0  # of the videos that it is built for, a glimpse each; 0: images
     plays: bool = False  # whether it plays games; the constructor wants the `game` then
     game: type[Catch] | None = None  # what it plays
     noises: int = 2  # numbers that a step is given: for a location, an action of a game or of stopping, a scale
@@ -65,8 +67,8 @@ class GlimpseModel(nn.Module):
         """
         raise TypeError(f"{type(self).__name__} has no step")
 
-    def watch(self, state: Any, screens_RCHW: Tensor) -> Any:
-        """With `plays`: the same state in front of the next frame, uint8."""
+    def watch(self, state: Any, frames_BCHW: Tensor) -> Any:
+        """With `watches`: the same state in front of the next frame, uint8; in a game each row has its own."""
         raise TypeError(f"{type(self).__name__} has no watch")
 
     def act(self, logits_RA: Tensor, noise_R: Tensor, greedy: bool) -> Tensor:

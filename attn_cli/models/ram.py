@@ -24,6 +24,7 @@ Departures from the paper, and choices that it leaves open:
  8. One decision gives location and scale: log p(l) + log p(s), one return, one baseline.
  9. The first glimpse, at random, has the largest magnification: what is not yet seen is best looked at as a whole.
 10. The glimpse network is told the scale, in these units, as a third coordinate of where it looked.
+11. Of a video, glimpse n sees frame n alone, and the answer follows the last one (section 5: "video classification").
 
 Legend: B images, M samples (paths) per image, R = M·B rows, N glimpses, K classes, D hidden, k scales, C channels,
 g width.
@@ -86,6 +87,8 @@ def normal(mean_RA: Tensor, sigma: float, noise_RA: Tensor | None) -> tuple[Tens
 class RAM(GlimpseModel):
     places: Tensor
 
+    watches = True
+
     def __init__(
         self,
         config: Ram | RamCatch,
@@ -140,6 +143,10 @@ class RAM(GlimpseModel):
         weight = self.core.weight
         hidden = torch.zeros(R, D, device=weight.device, dtype=weight.dtype)
         return State(canvas, hidden, torch.zeros_like(hidden) if self.config.core == "lstm" else None)
+
+    def watch(self, state: State, frames_BCHW: Tensor) -> State:
+        """The same state in front of the next frame; in a game each row has its own."""
+        return replace(state, canvas=(self.zoom or self.retina).frame(frames_BCHW))
 
     def step(self, state: State, noise: Tensor, greedy: bool = False) -> State:
         """Choose a location and scale, look there, think. `noise` (R, noises) is standard normal; `greedy` takes the

@@ -20,15 +20,13 @@ Legend: as in ram.py; R games, A actions.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 
 from attn_cli.config import schema
 from attn_cli.games.catch import Catch
 from attn_cli.models.parts import Part
-from attn_cli.models.ram import RAM, State
+from attn_cli.models.ram import RAM
 
 
 class RamCatch(RAM):
@@ -55,10 +53,6 @@ class RamCatch(RAM):
         self.game, self.scale = game, config.location_scale
         self.glimpses = game.frames
         self.random_start, self.stochastic = config.policy == "random", False
-
-    def watch(self, state: State, screens_R1HW: Tensor) -> State:
-        """The same state in front of the next frame."""
-        return replace(state, canvas=self.retina.frame(screens_R1HW))
 
     def sense(self, patches: Tensor) -> Tensor:
         return patches * self.covered

@@ -32,18 +32,32 @@ def draw_noise(
     return torch.randn(*shape, numbers, generator=generator, device=device)
 
 
+def moving(images: Tensor) -> bool:
+    """Whether these are videos (B, T, C, H, W) instead of images (B, C, H, W)."""
+    return images.dim() == 5
+
+
+def in_front(images: Tensor, t: int) -> Tensor:
+    """What glimpse t looks at, (B, C, H, W): the images, or frame t of the videos."""
+    return images[:, t] if moving(images) else images
+
+
 def rollout(
     model: GlimpseModel, images_BCHW: Tensor, noise_MBN2: Tensor, greedy: bool = False, record: bool = False
 ) -> tuple[Tensor, Trace]:
     """Look at each image along M paths; returns logits (M, B, K) after the last glimpse that is used, and the trace.
 
+    Of videos (B, N, C, H, W), for a model that `watches`, glimpse n sees frame n.
+
     The noise has as many steps as the model, N·S. With a sequence model the logits are (M, B, S, K), after every N-th
     glimpse.
     """
     M, B, N, _ = noise_MBN2.shape
-    state = model.start(images_BCHW, M)
+    state = model.start(in_front(images_BCHW, 0), M)
     states = []
     for t in range(N):
+        if t and moving(images_BCHW):
+            state = model.watch(state, in_front(images_BCHW, t))
         state = model.step(state, noise_MBN2[:, :, t].flatten(0, 1), greedy)
         states.append(state)
     chosen = [s for s in states if s.log_prob is not None]

@@ -28,7 +28,8 @@ Choices that the paper leaves open, and departures:
     answer that is given is that after the last one.
 11. A single layer takes the context as an input at every step and chooses the next region from its own state; so the
     first region is the same for all images.
-12. A region on a map is the region of the image with the same share of its sides, whatever the margins of the
+12. Of a video, glimpse n sees frame n alone, and the context is that of the first frame.
+13. A region on a map is the region of the image with the same share of its sides, whatever the margins of the
     convolutions.
 
 Legend: B images, M samples (paths) per image, R = M·B rows, N glimpses per target, S targets, K classes, D hidden,
@@ -99,6 +100,7 @@ class GRU(nn.Module):
 class SoftRAM(GlimpseModel):
     reads_sequences = True
     sized = True
+    watches = True
     random_start = False
     noises = 4  # numbers a step: centre and stride, x and y
     pretraining: Tensor  # bool (), with `pretrain_glimpse`: whether the simple glimpse network is in use
@@ -167,17 +169,25 @@ class SoftRAM(GlimpseModel):
     def start(self, images_BCHW: Tensor, samples: int) -> State:
         """A state that has seen the coarse image or nothing, for M paths through each image; images are uint8."""
         weight, D = self.extraction.weight, self.config.hidden
-        height, width = images_BCHW.shape[-2:]
         zeros = weight.new_zeros(samples * images_BCHW.shape[0], D)
         if self.context_network is not None and self.context_gates is not None:
             context = self.context_gates(self.context_network(images_BCHW)).repeat(samples, 1)
         else:
             context = zeros.new_zeros(1, 3 * D).expand(zeros.shape[0], 3 * D)
-        pixels = images_BCHW.to(weight.dtype) * (1 / 255)
+        return State(*self.canvases(images_BCHW), context, zeros, zeros, zeros)
+
+    def canvases(self, images_BCHW: Tensor) -> tuple[Canvas, Canvas]:
+        """What the grid lies on, and the images themselves."""
+        dtype = self.extraction.weight.dtype
+        pixels = images_BCHW.to(dtype) * (1 / 255)
         if self.trunk is not None:
-            pixels = self.trunk(pixels).to(weight.dtype)
-        canvas = Canvas(pixels, *pixels.shape[-2:])
-        return State(canvas, Canvas(images_BCHW, height, width), context, zeros, zeros, zeros)
+            pixels = self.trunk(pixels).to(dtype)
+        return Canvas(pixels, *pixels.shape[-2:]), Canvas(images_BCHW, *images_BCHW.shape[-2:])
+
+    def watch(self, state: State, frames_BCHW: Tensor) -> State:
+        """The same state in front of the next frame."""
+        canvas, image = self.canvases(frames_BCHW)
+        return replace(state, canvas=canvas, image=image)
 
     def step(self, state: State, noise_R4: Tensor, greedy: bool = False) -> State:
         """Move attention, look, think (eqs. 1 to 3). `noise_R4` is standard normal; with `greedy` it is not used."""
@@ -263,7 +273,8 @@ class SoftRAM(GlimpseModel):
             adds, first = context.adds + self.context_gates.weight.numel(), context.convolutions.first_adds
             found.insert(0, Part("context network", adds, 1, spared=first, shared=True))
         if self.trunk is not None:  # forward alone
-            found.insert(0, Part("trunk", self.trunk.adds, 1, spared=2 * self.trunk.adds, shared=True))
+            maps = max(1, self.frames)
+            found.insert(0, Part("trunk", self.trunk.adds, maps, spared=2 * maps * self.trunk.adds, shared=True))
         return found
 
 

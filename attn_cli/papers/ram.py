@@ -1,12 +1,12 @@
 """Mnih, Heess, Graves, Kavukcuoglu 2014, Recurrent Models of Visual Attention: Tables 1 and 2, the game of Catch,
-and the actions of section 5.
+the actions of section 5, and video.
 
 Two sets of numbers are published: the arXiv version, and the conference version for the glimpse models alone.
 """
 
 from __future__ import annotations
 
-from attn_cli.papers.cells import MINUTE, Cell, Published, Table, Train
+from attn_cli.papers.cells import HOUR, MINUTE, Cell, Published, Table, Train
 
 ARXIV, NIPS = "arXiv 1406.6247", "NIPS 2014"
 
@@ -120,5 +120,10 @@ TABLES = (
         ),
         unit="balls missed in %",
         versions=(ARXIV,),
+    ),
+    Table(
+        "ram/track",
+        "Sections 4.2 and 5: video, a digit that moves through clutter, 100×100; retina 12×12, 4 scales",
+        (Cell("video", "RAM with an LSTM, a glimpse in each of 20 frames", Train("ram/track", cpu=1.5 * HOUR)),),
     ),
 )

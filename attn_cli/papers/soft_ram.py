@@ -1,4 +1,4 @@
-"""Semeniuta, Barth 2016, Image Classification with Recurrent Attention Models: Tables I to IV.
+"""Semeniuta, Barth 2016, Image Classification with Recurrent Attention Models: Tables I to IV, and video (section V).
 
 1. Rows that the paper took from others are the same cells as in their own tables here, or experiments of their models.
 2. Published accuracies stand as errors.
@@ -137,5 +137,18 @@ TABLES = (
             ),
         ),
         versions=(SSCI,),
+    ),
+    Table(
+        "soft_ram/track",
+        "Section V: video, a digit that moves through clutter, 100×100; glimpses 12×12",
+        (
+            Cell("video", "trained on videos of 20 frames, a glimpse each", Train("soft_ram/track", cpu=1.5 * HOUR)),
+            Cell(
+                "static",
+                "trained on still scenes, 8 glimpses: still scenes",
+                Train("soft_ram/track_static", cpu=HOUR),
+            ),
+            Cell("static-on-video", "the same: videos", Evaluate("static", ("data=moving_mnist_track",))),
+        ),
     ),
 )

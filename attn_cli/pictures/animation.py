@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from attn_cli.models.trace import Trace
 
-FRAME_MS, LAST_MS = 700, 2800  # how long a glimpse and the last one are shown
+GLIMPSE_MS, FRAME_MS, LAST_MS = 700, 250, 2800  # how long a glimpse, a frame of a video and the last one are shown
 
 SIDE = 280  # the image with its margin, nearly, in pixels of the page
 GLIMPSE_SIDE = 192
@@ -44,7 +44,8 @@ def glimpse_animation(
     path: Path | str,
     sample: int = 0,
 ) -> Path:
-    """One frame per glimpse of `image` (C, H, W) uint8, which is image `index` of the recorded trace.
+    """One frame per glimpse of `image` (C, H, W) uint8, which is image `index` of the recorded trace; or of the video
+    (N, C, H, W), whose frames change with the glimpses.
 
     Each frame shows the image with the sensor boxes and the path so far (green while the prediction is right, red while
     it is wrong), the composed glimpse, and the probabilities after it with the truth marked. Beyond 12 classes: those
@@ -54,7 +55,8 @@ def glimpse_animation(
     Errors: `ValueError` if the trace was not recorded.
     """
     scene, locations = _scene(image, trace, index, label, class_names, sample)
-    return _write_gif(scene.frames(locations), _palette([scene]), image.shape[0] == 1, path)
+    pace = FRAME_MS if image.dim() == 4 else GLIMPSE_MS
+    return _write_gif(scene.frames(locations), _palette([scene]), image.shape[-3] == 1, path, pace)
 
 
 def readers_animation(
@@ -75,7 +77,7 @@ def readers_animation(
         pages.append(
             drawing.side_by_side({name: film[min(t, len(film) - 1)] for name, film in zip(readers, films, strict=True)})
         )
-    return _write_gif(pages, _palette([scene for scene, _ in scenes]), image.shape[0] == 1, path)
+    return _write_gif(pages, _palette([scene for scene, _ in scenes]), image.shape[0] == 1, path, GLIMPSE_MS)
 
 
 def _scene(
@@ -100,9 +102,9 @@ def _scene(
     return scene, locations
 
 
-def _write_gif(frames: list[Image.Image], palette: list[Colour], grey: bool, path: Path | str) -> Path:
+def _write_gif(frames: list[Image.Image], palette: list[Colour], grey: bool, path: Path | str, pace: int) -> Path:
     indexed = [_to_palette(frame, palette, grey) for frame in frames]
-    durations = [FRAME_MS] * (len(frames) - 1) + [LAST_MS]
+    durations = [pace] * (len(frames) - 1) + [LAST_MS]
     buffer = io.BytesIO()
     indexed[0].save(buffer, "GIF", save_all=True, append_images=indexed[1:], duration=durations, loop=0, optimize=False)
     return write(path, buffer.getvalue())
@@ -112,8 +114,8 @@ def _write_gif(frames: list[Image.Image], palette: list[Colour], grey: bool, pat
 class _Scene:
     """Where everything goes; the same for all frames."""
 
-    image: Image.Image  # the image alone, never larger than it is or is shown
-    picture: Image.Image  # the enlarged image with its margin
+    images: list[Image.Image]  # the image alone, or the frames, never larger than it is or is shown
+    pictures: list[Image.Image]  # each of them enlarged, with its margin
     height: int
     width: int
     margin: int  # in pixels of the image
@@ -143,15 +145,15 @@ class _Scene:
         sigmas: np.ndarray | None,
         everywhere: bool,
     ) -> _Scene:
-        image = drawing.to_image(pixels.transpose(1, 2, 0))
-        width, height = image.size
+        still = pixels[None] if pixels.ndim == 3 else pixels
+        images = [drawing.to_image(frame.transpose(1, 2, 0)) for frame in still]
+        width, height = images[0].size
         overhang = max(0, -int(boxes[..., :2].min()), int((boxes[..., 2:] - (width, height)).max()))
         margin = min(overhang + 1, max(height, width) // 4) if overhang else 0
         zoom = drawing.zoom_to(height + 2 * margin, width + 2 * margin, SIDE)
-        enlarged = drawing.enlarge(image, zoom)
         border = round(margin * zoom)
-        picture = Image.new("RGB", (enlarged.width + 2 * border, enlarged.height + 2 * border), OUTSIDE)
-        picture.paste(enlarged, (border, border))
+        enlarged = [drawing.enlarge(image, zoom) for image in images]
+        pictures = [drawing.bordered(image, border, OUTSIDE) for image in enlarged]
 
         whole = compose_glimpse(patches[0]).shape[0]
         glimpse_zoom = GLIMPSE_SIDE / whole if whole > GLIMPSE_SIDE else GLIMPSE_SIDE // whole
@@ -159,8 +161,8 @@ class _Scene:
         face = drawing.font(13, bold=True)
         names = [drawing.shorten(drawing.class_name(class_names, k), face, NAME_ROOM) for k in classes]
         return _Scene(
-            image=min(image, enlarged, key=lambda candidate: candidate.width),
-            picture=picture,
+            images=min(images, enlarged, key=lambda candidates: candidates[0].width),
+            pictures=pictures,
             height=height,
             width=width,
             margin=margin,
@@ -181,7 +183,7 @@ class _Scene:
 
     @property
     def glimpse_x(self) -> int:
-        return GAP + self.picture.width + GAP + 4
+        return GAP + self.pictures[0].width + GAP + 4
 
     @property
     def bars_x(self) -> int:
@@ -191,7 +193,7 @@ class _Scene:
     def background(self) -> Image.Image:
         """All that does not change."""
         width = self.bars_x + 8 + BAR_ROOM + SHARE_ROOM
-        height = 2 * HEADING + max(self.picture.height, self.glimpse_side, BAR * len(self.classes)) + GAP
+        height = 2 * HEADING + max(self.pictures[0].height, self.glimpse_side, BAR * len(self.classes)) + GAP
         page = Image.new("RGB", (width, height), PAGE)
         draw = ImageDraw.Draw(page)
         for x, text in (
@@ -221,7 +223,7 @@ class _Scene:
         draw.text((GAP, HEADING / 2 + 3), title, INK, drawing.font(14, bold=True), anchor="lm")
 
         top = 2 * HEADING
-        picture = self.picture.copy()
+        picture = self.pictures[min(t, len(self.pictures) - 1)].copy()
         for scale in () if self.everywhere else reversed(range(self.boxes.shape[1])):
             edges = (self.boxes[t, scale] + self.margin) * self.zoom
             width = 2 if self.sigmas is None else drawing.thickness(self.sigmas[t], self.zoom)
@@ -263,7 +265,7 @@ def _palette(scenes: Sequence[_Scene]) -> list[Colour]:
     fixed += [(v, v, v) for v in range(0, 256, 17)]  # edges of letters
     parts = []
     for scene in scenes:
-        parts += [scene.image, *(drawing.to_image(compose_glimpse(patches)) for patches in scene.patches)]
+        parts += [*scene.images, *(drawing.to_image(compose_glimpse(patches)) for patches in scene.patches)]
     content = Image.new("RGB", (sum(part.width for part in parts), max(part.height for part in parts)))
     for i, part in enumerate(parts):
         content.paste(part, (sum(before.width for before in parts[:i]), 0))

@@ -132,6 +132,13 @@ def enlarge(image: Image.Image, zoom: float) -> Image.Image:
     return image.resize(size, Image.Resampling.NEAREST if zoom >= 1 else Image.Resampling.BOX)
 
 
+def bordered(image: Image.Image, border: int, colour: Colour) -> Image.Image:
+    """With room around it for what of the sensor reaches out of it."""
+    picture = Image.new("RGB", (image.width + 2 * border, image.height + 2 * border), colour)
+    picture.paste(image, (border, border))
+    return picture
+
+
 def place(page: Image.Image, image: Image.Image, x: int, y: int) -> None:
     """Put an image on the page, in a thin frame."""
     page.paste(image, (x, y))

@@ -45,7 +45,8 @@ def game_animation(trace: Trace, index: int, actions: Sequence[str], path: Path 
     pages = []
     for t, screen in enumerate(screens):
         last = t == len(taken)
-        picture = _picture(screen, margin, zoom)
+        shown = drawing.enlarge(drawing.to_image(screen.transpose(1, 2, 0)), zoom)
+        picture = drawing.bordered(shown, round(margin * zoom), OUTSIDE)
         glimpse = Image.new("RGB", (seen_side * seen_zoom,) * 2, PAGE)
         if not last:
             for scale in reversed(range(boxes.shape[1])):
@@ -99,12 +100,3 @@ def games_figure(trace: Trace, path: Path | str, sample: int = 0) -> Path:
     buffer = io.BytesIO()
     page.save(buffer, "PNG", optimize=True)
     return write(path, buffer.getvalue())
-
-
-def _picture(screen: np.ndarray, margin: int, zoom: float) -> Image.Image:
-    """The screen (C, H, W), enlarged, with room around it for what of the retina reaches out of it."""
-    enlarged = drawing.enlarge(drawing.to_image(screen.transpose(1, 2, 0)), zoom)
-    border = round(margin * zoom)
-    picture = Image.new("RGB", (enlarged.width + 2 * border, enlarged.height + 2 * border), OUTSIDE)
-    picture.paste(enlarged, (border, border))
-    return picture

@@ -108,7 +108,7 @@ def _page(
 
     for b, answer in enumerate(answers):
         caption_y = top + b * pitch
-        _caption(draw, caption_y, page_width, answer, class_names)
+        caption(draw, caption_y, page_width, answer, class_names)
         y = caption_y + CAPTION
         picture = drawing.enlarge(drawing.to_image(pixels[b].transpose(1, 2, 0)), zoom)
         if trace.sigmas is not None or trace.magnifications is not None:  # it chose the size of its regions
@@ -140,7 +140,7 @@ def _stamp(draw: ImageDraw.ImageDraw, x: int, y: int, said: str, right: bool) ->
     draw.text((x + width / 2, y + HEADING / 2 - 1), said, PAGE, face, anchor="mm")
 
 
-def _caption(
+def caption(
     draw: ImageDraw.ImageDraw, y: int, page_width: int, answer: drawing.Answer, class_names: Sequence[str]
 ) -> None:
     """ "✓ truth 7, predicted 7 (99.1 %)"; long names are cut, the probability never."""

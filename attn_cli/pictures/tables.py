@@ -53,6 +53,10 @@ RESULT_NAMES = {
     "iou": "overlap with the object",
     "whole_image_iou": "of the whole image",
     "mean_magnification": "magnification, mean",
+    "gaze_on_target": "gaze on the object",
+    "gaze_on_target_by_frame": "by frame",
+    "centre_on_target": "of a gaze in the centre",
+    "random_on_target": "of a random gaze",
     "seconds": "time",
     "trained_together": "runs trained together",
     "images_per_second": "images per second",
@@ -116,6 +120,10 @@ def result_table(result: Row) -> Table:
             text = f"{value:.2f} points  (95 % interval {low:.2f} to {high:.2f}, paired)"
         elif key == "mask_zeros":
             text = " ".join(f"{share:.1f}" for share in value) + " %, by glimpse"
+        elif key == "gaze_on_target_by_frame":
+            text = " ".join(MISSING if share is None else f"{share:.0f}" for share in value) + " %"
+        elif key in ("gaze_on_target", "centre_on_target", "random_on_target"):
+            text = f"{value:.1f} % of the frames"
         elif key == "mean_mask":
             text = " ".join(f"{mean:.2f}" for mean in value) + ", by glimpse"
         elif key == "mean_magnification":

@@ -48,6 +48,7 @@ OTHERS = {  # of RAM, in no table: model, data, what makes the cell
     "ram/scales_learned": ("ram", "mnist_scales", {"scale": "learned", "magnification": 1, "policy": "gaussian"}),
     "ram/scales_fixed": ("ram", "mnist_scales", {"scale": "fixed", "magnification": 4}),
     "ram/scales_retina": ("ram", "mnist_scales", {"scale": "fixed", "magnification": 1}),
+    "ram/track": ("ram_lstm", "moving_mnist_track", {"core": "lstm"}),
 }
 EXPERIMENTS = [name for name in CELLS if name.startswith("ram/table") and name not in BASELINES]
 DRAM = {  # published error in %, model, data, glimpses per target, and what else makes the cell
@@ -88,6 +89,8 @@ SOFT_RAM = {  # published error in % and where, model, data, glimpses and their 
     "soft_ram/table3_forward_128": (5.5, SSCI, "soft_ram", "svhn_128", (3, 12), {**READER, "reader": "forward"}),
     "soft_ram/table3_backward_128": (4.45, SSCI, "soft_ram", "svhn_128", (3, 12), {**READER, "reader": "backward"}),
     "soft_ram/figure4": (None, SSCI, "soft_ram", "svhn_64", (3, 12), {**READER, "pretrain_glimpse": 0}),
+    "soft_ram/track": (None, SSCI, "soft_ram", "moving_mnist_track", (20, 12), {"centre": "absolute"}),
+    "soft_ram/track_static": (None, SSCI, "soft_ram", "cluttered_mnist_100", (8, 12), {"centre": "relative"}),
     "soft_ram/table3_stn_64": (3.6, "arXiv 1506.02025", "stn", "svhn_64", (1, 32), {"transform": "affine"}),
     "soft_ram/table3_stn_128": (3.9, "arXiv 1506.02025", "stn", "svhn_128", (1, 32), {"transform": "affine"}),
 }
@@ -199,6 +202,13 @@ def test_retina_follows_the_data_unless_told_otherwise(data: str) -> None:
     assert (config.glimpses.size, config.scales.count) == (config.data.retina.size, config.data.retina.scales)
     config = composed(f"data={data}", *path, "glimpses.size=9", "scales.count=2")
     assert (config.glimpses.size, config.scales.count) == (9, 2)
+
+
+def test_glimpses_follow_the_frames_unless_told_otherwise() -> None:
+    assert composed("data=moving_digits_track").glimpses.count == 20
+    assert composed("data=moving_digits_track", "data.frames=7").glimpses.count == 7
+    assert composed("data=moving_digits_track", "glimpses.count=3").glimpses.count == 3
+    assert composed("data=mnist").glimpses.count == composed("data=catch", "model=ram_catch").glimpses.count == 6
 
 
 def test_same_scenes_from_either_source() -> None:

@@ -9,9 +9,10 @@ import torch
 
 from attn_cli.config.model_sections import Rsam
 from attn_cli.config.schema import Glimpses, Scales
-from attn_cli.inference.attention import attention
+from attn_cli.inference.attention import attention, gaze, on_object, used_glimpses
 from attn_cli.models.model import GlimpseModel
 from attn_cli.models.rsam import RSAM
+from attn_cli.models.trace import Trace
 
 
 class Guide(GlimpseModel):
@@ -62,3 +63,61 @@ def test_zeros_and_brightness_of_masks():
     assert found.mask_zeros == pytest.approx([100 * (1 - 64 / 1024)] * 3)
     assert found.mean_mask == pytest.approx([2.0 / (1 + 1e-5) ** 0.5 * 64 / 1024] * 3, rel=1e-4)
     assert found.mislocalised is None and model.training
+
+
+def test_the_gaze_is_on_what_moves_frame_by_frame():
+    """Two videos of 20×10 pixels, three frames, gazes and boxes chosen by hand; the second looks no more after two."""
+    places = torch.tensor([[[2.0, 3], [6, 3], [9, 9]], [[19, 9], [0, 0], [5, 5]]])  # x, y in pixels
+    boxes = torch.tensor(
+        [
+            [[0, 0, 5, 5], [2, 0, 6, 5], [5, 5, 10, 10]],  # inside; at its right edge, which is outside; inside
+            [[15, 5, 20, 10], [10, 5, 15, 10], [5, 5, 10, 10]],  # inside; far away; would be inside
+        ]
+    )
+    empty = torch.zeros(1, 2, 0)
+    trace = Trace(places[None] / torch.tensor([20, 10]) * 2 - 1, empty, empty, torch.zeros(1, 2, 3))
+    inside, used = on_object(trace, boxes, 10, 20), used_glimpses(trace)
+    assert inside.tolist() == [[True, False, True], [True, False, True]] and used.all()
+    trace.glimpses = torch.tensor([[3, 2]])
+    used = used_glimpses(trace)
+    assert used.tolist() == [[True, True, True], [True, True, False]]
+    found = gaze(torch.where(used, inside.float(), torch.nan), boxes, 10, 20)
+    assert found.on_target == pytest.approx(100 * 3 / 5)
+    assert found.by_frame == pytest.approx((100, 0, 100))
+    assert found.centre == pytest.approx(100 / 6)  # (10, 5) lies in one box: the lower right edge of two others is out
+    assert found.random == pytest.approx(100 * (5 * 25 + 20) / 6 / 200)
+    assert gaze(torch.tensor([[1.0, torch.nan]]), boxes[:1, :2], 10, 20).by_frame == (100, None)
+
+
+class Follower(Guide):
+    """Looks at the brightest pixel of the frame before it, at first at the centre."""
+
+    glimpses, watches = 3, True
+
+    def start(self, images, samples):
+        return SimpleNamespace(frame=images, location=torch.zeros(len(images), 2), log_prob=None)
+
+    def watch(self, state, frames):
+        column = state.frame.flatten(1).argmax(1) % 10
+        return SimpleNamespace(
+            **{**vars(state), "frame": frames, "location": torch.stack([column, column * 0], 1) / 5 - 1}
+        )
+
+    def step(self, state, noise, greedy=False):
+        answer, patches = torch.eye(4)[[1] * len(noise)], torch.zeros(len(noise), 1, 1, 1, 1)
+        return SimpleNamespace(**{**vars(state), "hidden": answer, "patches": patches})
+
+
+def test_a_video_is_compared_with_the_boxes_of_its_frames():
+    """More than are looked at together; the object moves one column a frame, and the follower is late by one."""
+    videos = torch.zeros(251, 3, 1, 10, 10, dtype=torch.uint8)
+    boxes = torch.zeros(251, 3, 4, dtype=torch.long)
+    for t, column in enumerate((5, 5, 6)):
+        videos[:, t, 0, 0, column] = 200
+        boxes[:, t] = torch.tensor([column, 0, column + 1, 1])
+    boxes[:, 0, 3] = 6  # the first look, at the centre, is inside
+    found = attention(Follower(), videos, torch.zeros(251, dtype=torch.long), boxes)
+    assert found.gaze.by_frame == pytest.approx((100, 100, 0))
+    assert found.gaze.on_target == pytest.approx(200 / 3) and found.mislocalised == 0
+    still = attention(Guide(), videos[:, 0].contiguous(), torch.ones(251, dtype=torch.long), boxes[:, 0])
+    assert still.gaze is None

@@ -37,7 +37,8 @@ def info(data: Any) -> DataInfo:
     elif isinstance(data, schema.Cifar10 | schema.Cub200 | schema.Folder):
         classes, channels = 200 if isinstance(data, schema.Cub200) else 10, 3
     names = tuple(map(str, range(classes)))
-    return DataInfo(data.name, channels, data.height, data.width, classes, names, 0, 8, 8, 8, length)
+    frames = data.frames if isinstance(data, schema.Tracks) else 0
+    return DataInfo(data.name, channels, data.height, data.width, classes, names, 0, 8, 8, 8, length, frames)
 
 
 class Noise:
@@ -51,7 +52,8 @@ class Noise:
 
     def batch(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
         shape, random = self.info, torch.Generator().manual_seed(1)
-        images = torch.randint(256, (count, shape.channels, shape.height, shape.width), generator=random)
+        size = [shape.frames] * (shape.frames > 0) + [shape.channels, shape.height, shape.width]
+        images = torch.randint(256, (count, *size), generator=random)
         if not shape.length:
             return images.to(torch.uint8), torch.randint(shape.classes, (count,), generator=random)
         labels = torch.randint(shape.classes, (count, shape.length + 1), generator=random)
