@@ -130,8 +130,8 @@ class RAM(GlimpseModel):
         self.location_network = nn.Linear(D, config.grid**2 if config.policy == "grid" else gaze)
         self.action_network = nn.Linear(D, classes)
         self.baseline_network = nn.Linear(D, 1)
-        if self.stops:
-            self.stop_network = nn.Linear(D, 1)
+        if isinstance(config, Ram) and self.stops:
+            self.stop_network, self.explore = nn.Linear(D, 1), config.explore
         places = (2 * torch.arange(config.grid) + 1) / config.grid - 1
         y, x = torch.meshgrid(places, places, indexing="ij")
         self.register_buffer("places", torch.stack([x, y], -1).view(-1, 2), persistent=False)  # (grid², 2)

@@ -32,7 +32,7 @@ MODELS = (
         (["experiment=ram/table1a_66"], "experiment=ram/table1a_66 is not available. Did you mean 'ram/table1a_6'"),
         (["experiment/ram=table1a_6"], "experiment/ram is not a group; write experiment=ram/NAME."),
         (["modle=ram"], "modle is not a known key. Did you mean 'model'?"),
-        (["sigma=1"], "sigma is not a known key. Did you mean 'model.sigma'?"),
+        (["sigma=1"], "sigma is not a known key. Did you mean 'model.sigma' or 'model.scale_sigma'?"),
         (["model.sigmaa=1"], "model.sigmaa is not a known key. Did you mean 'model.sigma'?"),
         (["+model.sigmaa=1"], "model.sigmaa is not a known key. Did you mean 'model.sigma'?"),
         (["++model._target_=os.system"], "model._target_ is not a known key. "),

@@ -32,7 +32,7 @@ def make(glimpses=5, doubtful=True, **options) -> RAM:
             model.stop_network.weight *= 40
             hidden = torch.stack([model.step(model.start(pictures(), 1), torch.randn(30, 3)).hidden for _ in range(9)])
             model.stop_network.bias.fill_(-(hidden.mean((0, 1)) @ model.stop_network.weight[0]))
-    return model
+    return model.eval()
 
 
 def pictures(batch=30) -> torch.Tensor:
@@ -63,6 +63,21 @@ def test_it_answers_as_often_as_it_says():
     logit, draws = torch.tensor(math.log(0.3 / 0.7)), torch.randn(100_000, generator=torch.Generator().manual_seed(0))
     assert enough(logit, draws, greedy=False).float().mean().item() == pytest.approx(0.3, abs=0.005)
     assert enough(torch.tensor([-0.1, 0.1]), torch.zeros(2), greedy=True).tolist() == [False, True]
+
+
+def test_a_coin_makes_some_decisions_in_training_alone():
+    draws = torch.randn(100_000, generator=torch.Generator().manual_seed(0))
+    for logit, share in ((-30.0, 0.1), (30.0, 0.9), (math.log(0.3 / 0.7), 0.1 + 0.8 * 0.3)):
+        answered = enough(torch.tensor(logit), draws, greedy=False, explore=0.2).float().mean().item()
+        assert answered == pytest.approx(share, abs=0.005)
+    model, images = make(doubtful=False), pictures()
+    with torch.no_grad():
+        model.stop_network.weight.zero_()
+        model.stop_network.bias.fill_(-30.0)
+    draws = noise(model, samples=200)
+    glimpses = [rollout(model.train(training), images, draws)[1].glimpses for training in (True, False)]
+    assert (glimpses[0] == 1).float().mean().item() == pytest.approx(model.config.explore / 2, abs=0.01)
+    assert (glimpses[1] == model.glimpses).all()
 
 
 def test_the_loss_by_hand():
@@ -185,7 +200,7 @@ def test_it_learns_to_stop_at_once_if_looking_is_dear_and_not_at_all_if_it_is_fr
     for b, label in enumerate(labels):
         y, x = divmod(int(label), 2)
         images[b, 0, 8 * y : 8 * y + 8, 8 * x : 8 * x + 8] = 255
-    model = make(glimpses=4, doubtful=False, policy="random")
+    model = make(glimpses=4, doubtful=False, policy="random").train()
     optimiser = torch.optim.Adam(model.parameters(), 0.01)
     for _ in range(150):
         draws = torch.randn(4, 64, 4, 3, generator=generator)
