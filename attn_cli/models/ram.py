@@ -20,7 +20,7 @@ Departures from the paper, and choices that it leaves open:
  6. `policy: fixed` looks at the centre all the time, for comparison.
  7. With `scale: learned` the location network has a third output, the mean of a normal distribution over the logarithm
     of the magnification; like a location it is in [-1, 1] from the smallest to the largest, clamped to look, and the
-    squashing of 4 applies to it. So it begins in the middle, where a patch is the geometric mean of what it can be.
+    squashing of 4 applies to it. Training begins near the middle, the geometric mean of the two.
  8. One decision gives location and scale: log p(l) + log p(s), one return, one baseline.
  9. The first glimpse, at random, has the largest magnification: what is not yet seen is best looked at as a whole.
 10. The glimpse network is told the scale, in these units, as a third coordinate of where it looked.
