@@ -13,8 +13,8 @@ from PIL import Image
 from tests.cli.conftest import SMALL
 
 SCALE = (
-    *SMALL, "data=digits_scales", "data.train_limit=256", "model.scale=learned", "glimpses.count=3", "scales.count=1",
-    "trainer.epochs=30", "trainer.validate_every=30",
+    *SMALL, "data=digits_scales", "data.height=40", "data.width=44", "data.largest=36", "data.train_limit=256",
+    "model.scale=learned", "glimpses.count=3", "scales.count=1", "trainer.epochs=20", "trainer.validate_every=20",
 )  # fmt: skip
 
 
@@ -27,12 +27,10 @@ def test_from_training_to_pictures(attn):
     assert process.wait() == 143
     (run,) = attn.runs()
     attn("train", f"resume={run}")
-    assert len(list(csv.DictReader((run / "metrics.csv").open()))) == 30
-    result = json.loads((run / "result.json").read_text())
+    assert len(list(csv.DictReader((run / "metrics.csv").open()))) == 20
 
-    done = attn("eval")
+    done = attn("eval", "repeats=1")
     evaluation = json.loads((run / "evaluation-test-mean.json").read_text())
-    assert evaluation["test_error"] == pytest.approx(result["test_error"])
     first, *others = evaluation["mean_magnification"]
     assert first == pytest.approx(8) and len(others) == 2 and all(1 <= mean <= 8 for mean in others)
     assert f"{first:.2f} {others[0]:.2f} {others[1]:.2f} pixels a cell, by glimpse" in done.stdout
