@@ -8,9 +8,9 @@ Choices that the paper leaves open:
  3. In training all N glimpses are run, with fixed shapes, and what comes after the answer is masked; inference/stopping
     runs no further than needed.
  4. Along the mean-location path it answers as soon as that is likelier than going on.
- 5. In training a coin makes the share `explore` of the decisions, and the policy gradient takes them for its own. At first
-    it never pays to answer early, and a policy that is sure of that would not try again once it does: without coins all
-    6 glimpses were used to the end (MNIST, a price of 0.01, 32 epochs).
+ 5. In training a coin makes the share `explore` of the decisions, and the policy gradient takes them for its own. At
+    first it never pays to answer early, and a policy that is sure of that would not try again once it does: without
+    coins all 6 glimpses were used to the end (MNIST, a price of 0.01, 32 epochs).
 
 Legend: R rows (paths), A = N − 1 decisions, N glimpses.
 """
