@@ -33,7 +33,6 @@ class Ram:
     grid: int = bounded(5, 2, 5)  # places per side with policy=grid; the paper found more than 25 places hard
     stop: str = choice("never", "never", "learned")
     glimpse_cost: float = bounded(0.01, 0, 1000)  # in units of the reward
-    explore: float = bounded(0.1, 0, 0.5)  # share of the decisions to stop that a coin makes in training
     scale: str = choice("fixed", "fixed", "learned")
     magnification: float = bounded(1.0, 0.25, 64)  # pixels a side of a cell of the retina; scale=learned: at least
     largest_magnification: float = bounded(8.0, 0.25, 64)  # with scale=learned

@@ -29,7 +29,6 @@ class GlimpseModel(nn.Module):
     every_step: bool = False  # whether it answers after every glimpse, and all answers count
     sized: bool = False  # whether the constructor wants the size of the images, as `height` and `width`
     stops: bool = False  # whether it decides after every glimpse if it has seen enough
-    explore: float = 0.0  # share of those decisions that a coin makes in training
     zooms: bool = False  # whether it chooses the magnification of its retina
     watches: bool = False  # whether it can look at something that changes: has `watch`
     frames: int = 0  # of the videos that it is built for, a glimpse each; 0: images

@@ -45,6 +45,7 @@ from attn_cli.glimpses.retina import Canvas, Retina
 from attn_cli.glimpses.zoom import Zoom
 from attn_cli.models.model import GlimpseModel
 from attn_cli.models.parts import Part
+from attn_cli.models.stopping import bounded
 
 
 @dataclass(frozen=True)
@@ -130,8 +131,8 @@ class RAM(GlimpseModel):
         self.location_network = nn.Linear(D, config.grid**2 if config.policy == "grid" else gaze)
         self.action_network = nn.Linear(D, classes)
         self.baseline_network = nn.Linear(D, 1)
-        if isinstance(config, Ram) and self.stops:
-            self.stop_network, self.explore = nn.Linear(D, 1), config.explore
+        if self.stops:
+            self.stop_network = nn.Linear(D, 1)
         places = (2 * torch.arange(config.grid) + 1) / config.grid - 1
         y, x = torch.meshgrid(places, places, indexing="ij")
         self.register_buffer("places", torch.stack([x, y], -1).view(-1, 2), persistent=False)  # (grid², 2)
@@ -228,7 +229,7 @@ class RAM(GlimpseModel):
     def stop_logit(self, hidden: Tensor) -> Tensor:
         """Logit (…) of answering now."""
         emitter = hidden if self.config.policy_gradient == "full" else hidden.detach()
-        return self.stop_network(emitter)[..., 0]
+        return bounded(self.stop_network(emitter)[..., 0])
 
     def baseline(self, hidden: Tensor) -> Tensor:
         """Predicted return (…) of a state; never sends gradient into the core."""

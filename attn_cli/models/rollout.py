@@ -107,8 +107,7 @@ def stopped(model: GlimpseModel, trace: Trace, states: list[Any], noise_MBN3: Te
     hidden_RAD = torch.stack([s.hidden for s in states[:-1]], 1)
     stop_RA = model.stop_logit(hidden_RAD)
     looks = trace.log_probs.shape[-1] > 0
-    explore = model.explore if model.training else 0.0
-    answers_RA = enough(stop_RA, noise_MBN3[:, :, :-1, 2].flatten(0, 1), greedy, explore)
+    answers_RA = enough(stop_RA, noise_MBN3[:, :, :-1, 2].flatten(0, 1), greedy)
     glimpses, log_probs = decisions(stop_RA, trace.log_probs.flatten(0, 1) if looks else None, answers_RA)
     last = (glimpses - 1).view(M, B, 1, 1).expand(M, B, 1, K)
     return dataclasses.replace(

@@ -16,7 +16,7 @@ from attn_cli.inference.stopping import answer_early
 from attn_cli.learning.objectives import hybrid
 from attn_cli.models.ram import RAM
 from attn_cli.models.rollout import draw_noise, rollout
-from attn_cli.models.stopping import decisions, enough
+from attn_cli.models.stopping import SUREST, bounded, decisions, enough
 from attn_cli.models.trace import Trace
 
 
@@ -32,7 +32,7 @@ def make(glimpses=5, doubtful=True, **options) -> RAM:
             model.stop_network.weight *= 40
             hidden = torch.stack([model.step(model.start(pictures(), 1), torch.randn(30, 3)).hidden for _ in range(9)])
             model.stop_network.bias.fill_(-(hidden.mean((0, 1)) @ model.stop_network.weight[0]))
-    return model.eval()
+    return model
 
 
 def pictures(batch=30) -> torch.Tensor:
@@ -65,19 +65,16 @@ def test_it_answers_as_often_as_it_says():
     assert enough(torch.tensor([-0.1, 0.1]), torch.zeros(2), greedy=True).tolist() == [False, True]
 
 
-def test_a_coin_makes_some_decisions_in_training_alone():
-    draws = torch.randn(100_000, generator=torch.Generator().manual_seed(0))
-    for logit, share in ((-30.0, 0.1), (30.0, 0.9), (math.log(0.3 / 0.7), 0.1 + 0.8 * 0.3)):
-        answered = enough(torch.tensor(logit), draws, greedy=False, explore=0.2).float().mean().item()
-        assert answered == pytest.approx(share, abs=0.005)
-    model, images = make(doubtful=False), pictures()
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_it_is_never_so_sure_that_it_would_not_try_the_other(sign):
+    model, images = make(glimpses=2, doubtful=False), pictures()
     with torch.no_grad():
         model.stop_network.weight.zero_()
-        model.stop_network.bias.fill_(-30.0)
-    draws = noise(model, samples=200)
-    glimpses = [rollout(model.train(training), images, draws)[1].glimpses for training in (True, False)]
-    assert (glimpses[0] == 1).float().mean().item() == pytest.approx(model.config.explore / 2, abs=0.01)
-    assert (glimpses[1] == model.glimpses).all()
+        model.stop_network.bias.fill_(sign * 1000.0)
+    other = rollout(model, images, noise(model, samples=1000))[1].glimpses == (2 if sign > 0 else 1)
+    assert other.float().mean().item() == pytest.approx(1 / (1 + math.exp(SUREST)), abs=0.003)
+    assert (rollout(model, images, noise(model), greedy=True)[1].glimpses == (1 if sign > 0 else 2)).all()
+    assert bounded(torch.tensor([-0.1, 0.0, 0.1])).tolist() == pytest.approx([-0.1, 0.0, 0.1], rel=1e-3)
 
 
 def test_the_loss_by_hand():
@@ -200,7 +197,7 @@ def test_it_learns_to_stop_at_once_if_looking_is_dear_and_not_at_all_if_it_is_fr
     for b, label in enumerate(labels):
         y, x = divmod(int(label), 2)
         images[b, 0, 8 * y : 8 * y + 8, 8 * x : 8 * x + 8] = 255
-    model = make(glimpses=4, doubtful=False, policy="random").train()
+    model = make(glimpses=4, doubtful=False, policy="random")
     optimiser = torch.optim.Adam(model.parameters(), 0.01)
     for _ in range(150):
         draws = torch.randn(4, 64, 4, 3, generator=generator)
