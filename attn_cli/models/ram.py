@@ -45,7 +45,7 @@ from attn_cli.glimpses.retina import Canvas, Retina
 from attn_cli.glimpses.zoom import Zoom
 from attn_cli.models.model import GlimpseModel
 from attn_cli.models.parts import Part
-from attn_cli.models.stopping import bounded
+from attn_cli.models.stopping import Bounded
 
 
 @dataclass(frozen=True)
@@ -229,7 +229,8 @@ class RAM(GlimpseModel):
     def stop_logit(self, hidden: Tensor) -> Tensor:
         """Logit (…) of answering now."""
         emitter = hidden if self.config.policy_gradient == "full" else hidden.detach()
-        return bounded(self.stop_network(emitter)[..., 0])
+        logits: Tensor = Bounded.apply(self.stop_network(emitter)[..., 0])
+        return logits
 
     def baseline(self, hidden: Tensor) -> Tensor:
         """Predicted return (…) of a state; never sends gradient into the core."""

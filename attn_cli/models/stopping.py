@@ -17,6 +17,8 @@ Legend: R rows (paths), A = N − 1 decisions, N glimpses.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -24,9 +26,24 @@ from torch import Tensor
 SUREST = 4.0
 
 
-def bounded(logits: Tensor) -> Tensor:
-    """Logits within ±SUREST; small ones stay nearly as they are."""
-    return SUREST * torch.tanh(logits / SUREST)
+class Bounded(torch.autograd.Function):
+    """Logits within ±SUREST. Where they reach it, of the gradient only that is left which leads back inside."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(logits: Tensor) -> Tensor:
+        return logits.clamp(-SUREST, SUREST)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (logits,) = ctx.saved_tensors
+        outward = (logits <= -SUREST) & (gradient > 0) | (logits >= SUREST) & (gradient < 0)
+        return gradient.masked_fill(outward, 0.0)
 
 
 def enough(logits: Tensor, noise: Tensor, greedy: bool) -> Tensor:

@@ -16,7 +16,7 @@ from attn_cli.inference.stopping import answer_early
 from attn_cli.learning.objectives import hybrid
 from attn_cli.models.ram import RAM
 from attn_cli.models.rollout import draw_noise, rollout
-from attn_cli.models.stopping import SUREST, bounded, decisions, enough
+from attn_cli.models.stopping import SUREST, Bounded, decisions, enough
 from attn_cli.models.trace import Trace
 
 
@@ -74,7 +74,14 @@ def test_it_is_never_so_sure_that_it_would_not_try_the_other(sign):
     other = rollout(model, images, noise(model, samples=1000))[1].glimpses == (2 if sign > 0 else 1)
     assert other.float().mean().item() == pytest.approx(1 / (1 + math.exp(SUREST)), abs=0.003)
     assert (rollout(model, images, noise(model), greedy=True)[1].glimpses == (1 if sign > 0 else 2)).all()
-    assert bounded(torch.tensor([-0.1, 0.0, 0.1])).tolist() == pytest.approx([-0.1, 0.0, 0.1], rel=1e-3)
+
+
+def test_where_it_is_surest_its_logit_can_only_come_back():
+    logits = torch.tensor([-9.0, -9.0, 0.5, 9.0, 9.0], requires_grad=True)
+    bounded = Bounded.apply(logits)
+    assert bounded.tolist() == [-SUREST, -SUREST, 0.5, SUREST, SUREST]
+    bounded.backward(torch.tensor([1.0, -2.0, 3.0, 4.0, -5.0]))  # a descent goes against it
+    assert logits.grad.tolist() == [0, -2, 3, 4, 0]
 
 
 def test_the_loss_by_hand():
