@@ -91,8 +91,22 @@ TABLES = (
         (
             Cell(
                 "6-glimpses",
-                "RAM, at most 6 glimpses, each at a price of 0.003 of the reward",
-                Train("ram/stop_6", cpu=40 * MINUTE),
+                "RAM, at most 6 glimpses, each at a price of 0.007 of the reward",
+                Train("ram/stop_6", cpu=20 * MINUTE),
+            ),
+            Cell(
+                "6-dear-glimpses",
+                "the same at a price of 0.01",
+                Train("ram/stop_6", ("model.glimpse_cost=0.01", "trainer.epochs=40"), cpu=8 * MINUTE),
+            ),
+            Cell(
+                "8-glimpses",
+                "RAM, at most 8 glimpses, each at a price of 0.005",
+                Train(
+                    "ram/stop_6",
+                    ("glimpses.count=8", "model.glimpse_cost=0.005", "trainer.epochs=70"),
+                    cpu=18 * MINUTE,
+                ),
             ),
         ),
     ),
@@ -101,8 +115,8 @@ TABLES = (
         "Section 5: one digit of 14 to 56 pixels, 100×100; RAM that decides itself at which scale to look; 6 glimpses, "
         "retina 12×12",
         (
-            Cell("learned", "learned, 1 to 8 pixels a cell", Train("ram/scales_learned")),
-            Cell("fixed-4", "fixed, 4 pixels a cell", Train("ram/scales_fixed")),
+            Cell("learned", "learned, 1 to 8 pixels a cell", Train("ram/scales_learned", cpu=8 * MINUTE)),
+            Cell("fixed-4", "fixed, 4 pixels a cell", Train("ram/scales_fixed", cpu=7 * MINUTE)),
             Cell("fixed-2", "fixed, 2 pixels a cell", Train("ram/scales_fixed", ("model.magnification=2",))),
             Cell("retina", "fixed, 3 scales of 1, 2 and 4 pixels a cell", Train("ram/scales_retina")),
         ),
