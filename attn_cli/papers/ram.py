@@ -100,12 +100,29 @@ TABLES = (
                 Train("ram/stop_6", ("model.glimpse_cost=0.01", "trainer.epochs=40"), cpu=8 * MINUTE),
             ),
             Cell(
-                "8-glimpses",
-                "RAM, at most 8 glimpses, each at a price of 0.005",
+                "begun",
+                "from a reader of always 6 glimpses, at a price of 0.005",
                 Train(
                     "ram/stop_6",
-                    ("glimpses.count=8", "model.glimpse_cost=0.005", "trainer.epochs=70"),
-                    cpu=18 * MINUTE,
+                    ("model.glimpse_cost=0.005", "optimizer.lr=0.0005", "trainer.epochs=20"),
+                    start="ram/1a/6-glimpses",
+                    cpu=4 * MINUTE,
+                ),
+                lesson=True,
+            ),
+            Cell(
+                "continued",
+                "and on from there, at a price of 0.007",
+                Train("ram/stop_6", ("optimizer.lr=0.001", "trainer.epochs=25"), start="begun", cpu=5 * MINUTE),
+            ),
+            Cell(
+                "further",
+                "and on from there, at a price of 0.01",
+                Train(
+                    "ram/stop_6",
+                    ("model.glimpse_cost=0.01", "optimizer.lr=0.001", "trainer.epochs=20"),
+                    start="continued",
+                    cpu=4 * MINUTE,
                 ),
             ),
         ),
