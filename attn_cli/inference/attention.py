@@ -91,13 +91,13 @@ def attention(
     model.train(was_training)
     iou, whole_image_iou = torch.cat(overlaps).mean(0).tolist() if overlaps else (None, None)
     return Attention(
-        tuple((100 * zeros / n).tolist()) if model.masks else None,
-        tuple((sums / n).tolist()) if model.masks else None,
-        100 * elsewhere / max(errors, 1) if boxes_n4 is not None else None,
-        gaze(torch.cat(hits), boxes_n4, *images_nCHW.shape[-2:]) if hits and boxes_n4 is not None else None,
-        iou,
-        whole_image_iou,
-        tuple((magnified / looked)[looked > 0].tolist()) if model.zooms else None,
+        mask_zeros=tuple((100 * zeros / n).tolist()) if model.masks else None,
+        mean_mask=tuple((sums / n).tolist()) if model.masks else None,
+        mislocalised=100 * elsewhere / max(errors, 1) if boxes_n4 is not None else None,
+        gaze=gaze(torch.cat(hits), boxes_n4, *images_nCHW.shape[-2:]) if hits and boxes_n4 is not None else None,
+        iou=iou,
+        whole_image_iou=whole_image_iou,
+        mean_magnification=tuple((magnified / looked)[looked > 0].tolist()) if model.zooms else None,
     )
 
 
