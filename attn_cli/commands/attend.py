@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attn_cli.config import schema
+from attn_cli.config import command_sections
 from attn_cli.data import writing
 from attn_cli.data.batches import open_data
 from attn_cli.data.photos import Birds, edges
@@ -30,7 +30,7 @@ from attn_cli.runs import Run, latest, open_run
 Choose = Callable[[str, slice, Tensor], Tensor]  # split, which of its images, the images → regions (B, 4)
 
 
-def run(config: schema.Attend) -> dict[str, Any]:
+def run(config: command_sections.Attend) -> dict[str, Any]:
     """Writes the file; returns its path and, by split, the mean intersection over union with the true boxes."""
     prepare_cpu(config.threads)
     found = open_run(config.run) if config.run else latest(config.outputs)
@@ -67,7 +67,7 @@ def run(config: schema.Attend) -> dict[str, Any]:
     return {"output": str(output), "iou": means}
 
 
-def _chosen(found: Run, config: schema.Attend, device: torch.device) -> tuple[Birds, Choose]:
+def _chosen(found: Run, config: command_sections.Attend, device: torch.device) -> tuple[Birds, Choose]:
     """The run's data, and which region of its whole images is wanted."""
     if config.regions == "boxes":
         data = open_data(found.config().data)

@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attn_cli.config import schema
+from attn_cli.config import command_sections, schema
 from attn_cli.data.splits import DataInfo
 from attn_cli.devices import choose_device, prepare_cpu
 from attn_cli.errors import Refused
@@ -110,7 +110,7 @@ class SyntheticData:
         return self.images, self.labels
 
 
-def run(config: schema.Bench) -> list[dict[str, Any]]:
+def run(config: command_sections.Bench) -> list[dict[str, Any]]:
     """Measure, print, write; returns the rows."""
     if config.output is not None and not Path(config.output).absolute().parent.is_dir():
         raise Refused(f"output={config.output} is in a folder that does not exist.")
@@ -129,7 +129,9 @@ def run(config: schema.Bench) -> list[dict[str, Any]]:
     return rows
 
 
-def measure_shape(shape: Shape, config: schema.Bench, device: torch.device, use_compile: bool) -> dict[str, Any]:
+def measure_shape(
+    shape: Shape, config: command_sections.Bench, device: torch.device, use_compile: bool
+) -> dict[str, Any]:
     model, samples = shape.model, 1  # soft attention has one path
     if isinstance(model, (schema.Ram, schema.Dram)):
         samples = config.samples
@@ -205,7 +207,7 @@ def parallel_ratio(
     settings: schema.Config,
     data: SyntheticData,
     step: Callable[[], None],
-    config: schema.Bench,
+    config: command_sections.Bench,
     device: torch.device,
     use_compile: bool,
 ) -> float | None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attn_cli.config import schema
+from attn_cli.config import command_sections
 from attn_cli.data.splits import Pictures
 from attn_cli.devices import choose_device, prepare_cpu
 from attn_cli.errors import Refused
@@ -22,7 +22,7 @@ from attn_cli.pictures import tables
 from attn_cli.runs import open_run, write_atomically
 
 
-def run(config: schema.Combine) -> dict[str, Any]:
+def run(config: command_sections.Combine) -> dict[str, Any]:
     """Errors of both readers and of their combination on the same images; writes combined-….json beside the forward
     run's results.
     """
@@ -66,7 +66,7 @@ def run(config: schema.Combine) -> dict[str, Any]:
     return result
 
 
-def _reader(direction: str, config: schema.Combine, device: torch.device) -> Restored:
+def _reader(direction: str, config: command_sections.Combine, device: torch.device) -> Restored:
     path = config.forward if direction == "forward" else config.backward
     restored = restore(open_run(path), config.checkpoint, device, config.data)
     check_reader(restored, direction, direction)
@@ -88,7 +88,7 @@ def check_reader(restored: Restored, direction: str, key: str) -> None:
 
 
 def _wrong(
-    forward: Restored, backward: Restored, images: Pictures, labels: Tensor, config: schema.Combine
+    forward: Restored, backward: Restored, images: Pictures, labels: Tensor, config: command_sections.Combine
 ) -> dict[str, Tensor]:
     """bool (n,) per reader and for their combination: true where anything in the sequence is wrong."""
     M, n = max(1, config.mc_samples), len(labels)

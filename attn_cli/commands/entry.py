@@ -26,7 +26,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 import attn_cli
-from attn_cli.config import arguments, hydra_errors, plugin_source, schema
+from attn_cli.config import arguments, command_sections, hydra_errors, plugin_source, schema
 from attn_cli.errors import Refused
 from attn_cli.sweeps import jobs, plan, plugins, report
 
@@ -35,7 +35,7 @@ from attn_cli.sweeps import jobs, plan, plugins, report
 class HydraCommand:
     name: str  # as typed
     config_name: str  # conf/NAME.yaml
-    config: type  # the dataclass in config/schema.py
+    config: type  # the dataclass in config/
     run: str  # "module:function"; the function takes the dataclass and returns the result
 
     @property
@@ -47,13 +47,13 @@ HYDRA_COMMANDS = {
     command.name: command
     for command in (
         HydraCommand("train", "train", schema.Config, "attn_cli.commands.launch:run"),
-        HydraCommand("eval", "eval", schema.Evaluate, "attn_cli.commands.evaluate:run"),
-        HydraCommand("mc-average", "mc_average", schema.McAverage, "attn_cli.commands.mc_average:run"),
-        HydraCommand("combine", "combine", schema.Combine, "attn_cli.commands.combine:run"),
-        HydraCommand("attend", "attend", schema.Attend, "attn_cli.commands.attend:run"),
-        HydraCommand("show", "show", schema.Show, "attn_cli.commands.show:run"),
+        HydraCommand("eval", "eval", command_sections.Evaluate, "attn_cli.commands.evaluate:run"),
+        HydraCommand("mc-average", "mc_average", command_sections.McAverage, "attn_cli.commands.mc_average:run"),
+        HydraCommand("combine", "combine", command_sections.Combine, "attn_cli.commands.combine:run"),
+        HydraCommand("attend", "attend", command_sections.Attend, "attn_cli.commands.attend:run"),
+        HydraCommand("show", "show", command_sections.Show, "attn_cli.commands.show:run"),
         HydraCommand("cost", "cost", schema.Cost, "attn_cli.commands.cost:run"),
-        HydraCommand("bench", "bench", schema.Bench, "attn_cli.commands.bench:run"),
+        HydraCommand("bench", "bench", command_sections.Bench, "attn_cli.commands.bench:run"),
     )
 }
 

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from torch import Tensor
 
-from attn_cli.config import schema
+from attn_cli.config import command_sections
 from attn_cli.data.photos import Birds
 from attn_cli.data.splits import Pictures
 from attn_cli.devices import choose_device, prepare_cpu
@@ -21,7 +21,7 @@ from attn_cli.pictures import tables
 from attn_cli.runs import Run, latest, open_run, write_atomically
 
 
-def run(config: schema.Evaluate) -> dict[str, Any]:
+def run(config: command_sections.Evaluate) -> dict[str, Any]:
     """Evaluate, print a table, write evaluation-<split>-….json into the run folder; returns what was written."""
     prepare_cpu(config.threads)
     found = open_run(config.run) if config.run else latest(config.outputs)
@@ -79,7 +79,7 @@ def run(config: schema.Evaluate) -> dict[str, Any]:
     return result
 
 
-def _restored(run: Run, config: schema.Evaluate) -> Restored:
+def _restored(run: Run, config: command_sections.Evaluate) -> Restored:
     restored = restore(run, config.checkpoint, choose_device(config.device), config.data)
     if config.mc_samples:
         check_sampling(restored, f"mc_samples={config.mc_samples}")
@@ -90,7 +90,7 @@ def _restored(run: Run, config: schema.Evaluate) -> Restored:
     return restored
 
 
-def _measured(restored: Restored, config: schema.Evaluate, samples: int) -> Evaluation:
+def _measured(restored: Restored, config: command_sections.Evaluate, samples: int) -> Evaluation:
     """Along `samples` drawn paths, or with 0 along that of mean locations."""
     images, labels = restored.data.fixed(config.split)
     common: dict[str, Any] = {"repeats": config.repeats, "seed": config.seed, "batch_size": config.batch_size}
@@ -101,7 +101,9 @@ def _measured(restored: Restored, config: schema.Evaluate, samples: int) -> Eval
     return evaluate(restored.model, images, labels, **paths, **common, focus=focus)
 
 
-def _attention(restored: Restored, config: schema.Evaluate, images: Pictures, labels: Tensor) -> dict[str, Any]:
+def _attention(
+    restored: Restored, config: command_sections.Evaluate, images: Pictures, labels: Tensor
+) -> dict[str, Any]:
     """How much of its masks a model leaves black, how many of its errors come from looking elsewhere, how well its last
     region fits the object, at which magnification it looked, and in a video how often at the object.
     """
@@ -128,7 +130,7 @@ def _attention(restored: Restored, config: schema.Evaluate, images: Pictures, la
     return {key: value for key, value in found.items() if value is not None}
 
 
-def _check_ten_crops(config: schema.Evaluate, restored: Restored) -> None:
+def _check_ten_crops(config: command_sections.Evaluate, restored: Restored) -> None:
     if not hasattr(restored.data, "ten_crops"):
         raise Refused(f"ten_crops=true is for data=cub200, not for data={restored.config.data.name}.")
     if config.mc_samples:

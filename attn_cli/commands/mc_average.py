@@ -7,7 +7,7 @@ import io
 from pathlib import Path
 from typing import Any
 
-from attn_cli.config import schema
+from attn_cli.config import command_sections
 from attn_cli.devices import choose_device, prepare_cpu
 from attn_cli.inference.monte_carlo import evaluate
 from attn_cli.learning.restore import check_sampling, restore
@@ -16,7 +16,7 @@ from attn_cli.pictures.curves import mc_curve
 from attn_cli.runs import latest, open_run, write_atomically
 
 
-def run(config: schema.McAverage) -> list[dict[str, Any]]:
+def run(config: command_sections.McAverage) -> list[dict[str, Any]]:
     """Evaluate once with the largest M; the first 1, 2, … M of the same paths give every row."""
     prepare_cpu(config.threads)
     found = open_run(config.run) if config.run else latest(config.outputs)

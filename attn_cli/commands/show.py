@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from attn_cli.commands.combine import check_reader
-from attn_cli.config import schema
+from attn_cli.config import command_sections
 from attn_cli.data.splits import Pictures
 from attn_cli.devices import choose_device, prepare_cpu
 from attn_cli.errors import Refused
@@ -24,7 +24,7 @@ from attn_cli.pictures.videos import strips_figure
 from attn_cli.runs import latest, open_run
 
 
-def run(config: schema.Show) -> list[Path]:
+def run(config: command_sections.Show) -> list[Path]:
     """Draw the mean-location paths of the chosen images; returns the files."""
     prepare_cpu(config.threads)
     found = open_run(config.run) if config.run else latest(config.outputs)

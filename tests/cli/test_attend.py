@@ -11,7 +11,8 @@ import torch
 from cub200_layout import folder, layout
 
 from attn_cli.commands import attend, evaluate
-from attn_cli.config.schema import Attend, Config, ConvNet, Cub200, Evaluate, Glimpses, Scenes, SoftRam
+from attn_cli.config.command_sections import Attend, Evaluate
+from attn_cli.config.schema import Config, ConvNet, Cub200, Glimpses, Scenes, SoftRam
 from attn_cli.data.batches import open_data
 from attn_cli.errors import Refused
 from attn_cli.inference.regions import cut

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from attn_cli.commands import bench
-from attn_cli.config import schema
+from attn_cli.config import command_sections, schema
 from attn_cli.errors import Refused
 
 
@@ -20,7 +20,9 @@ from attn_cli.errors import Refused
 def measured(tmp_path_factory):
     """One short measurement: its settings, and the row that it gave."""
     before, output = torch.get_num_threads(), tmp_path_factory.mktemp("bench") / "bench.json"
-    small = schema.Bench(output=str(output), shapes=("28x28",), samples=1, threads=1, seconds=0.2, compile="off")
+    small = command_sections.Bench(
+        output=str(output), shapes=("28x28",), samples=1, threads=1, seconds=0.2, compile="off"
+    )
     (row,) = bench.run(small)
     torch.set_num_threads(before)
     return small, row
@@ -59,12 +61,12 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for device in ("gpu", "cuda"):
         with pytest.raises(Refused, match="finds no GPU.*device=cpu"):
-            bench.run(schema.Bench(device=device, shapes=("28x28",)))
+            bench.run(command_sections.Bench(device=device, shapes=("28x28",)))
 
 
 def test_a_missing_output_folder_is_refused_before_anything_is_measured(tmp_path):
     with pytest.raises(Refused, match="does not exist"):
-        bench.run(schema.Bench(output=str(tmp_path / "no" / "bench.json"), shapes=("28x28",)))
+        bench.run(command_sections.Bench(output=str(tmp_path / "no" / "bench.json"), shapes=("28x28",)))
 
 
 @pytest.mark.parametrize("policy_gradient", ["detached", "full"])
@@ -89,7 +91,7 @@ def test_training_multiply_adds_against_torch(policy_gradient):
 @pytest.mark.parametrize(("name", "possible"), [("28x28", True), ("svhn", False)])
 def test_runs_trained_together_are_compared_with_one_after_another(name, possible):
     """Sequences that stop early cannot be stacked on a CPU."""
-    settings = schema.Bench(samples=2, batch_size=4, threads=1, seconds=0.01, compile="off", parallel_seeds=3)
+    settings = command_sections.Bench(samples=2, batch_size=4, threads=1, seconds=0.01, compile="off", parallel_seeds=3)
     row = bench.measure_shape(bench.SHAPES[name], settings, torch.device("cpu"), False)
     assert row["parallel_seeds"] == 3 and (row["parallel_ratio"] is not None) == possible
     if possible:
@@ -100,7 +102,7 @@ def test_runs_trained_together_are_compared_with_one_after_another(name, possibl
 def test_shapes_of_dram(name):
     """Each shape takes a real step of the learner that trains it, on labels that the learner understands."""
     shape = bench.SHAPES[name]
-    settings = schema.Bench(shapes=(name,), samples=2, batch_size=2, threads=1, seconds=0.01, compile="off")
+    settings = command_sections.Bench(shapes=(name,), samples=2, batch_size=2, threads=1, seconds=0.01, compile="off")
     row = bench.measure_shape(shape, settings, torch.device("cpu"), False)
     assert str(shape) == row["shape"] and row["peak_memory_mb"] > 50 and row["kernel_launches"] is None
     labels = bench.SyntheticData(shape, 64, 1, torch.device("cpu")).labels
@@ -113,7 +115,7 @@ def test_shapes_of_dram(name):
 @pytest.mark.parametrize("name", ["soft_ram", "rsam"])
 def test_shapes_of_soft_attention(name):
     """One path, no retina to compare with; of a Gaussian grid the time in that of its products."""
-    settings = schema.Bench(shapes=(name,), samples=4, batch_size=3, threads=1, seconds=0.01, compile="off")
+    settings = command_sections.Bench(shapes=(name,), samples=4, batch_size=3, threads=1, seconds=0.01, compile="off")
     row = bench.measure_shape(bench.SHAPES[name], settings, torch.device("cpu"), False)
     assert row["samples"] == 1 and row["ratio_to_reference"] is None
     assert row["shape"] == {"soft_ram": "Soft RAM 100x100, 4 glimpses 12x12x1", "rsam": "RSAM 32x32, 4 glimpses"}[name]

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from attn_cli.commands import evaluate
-from attn_cli.config.schema import Evaluate
+from attn_cli.config.command_sections import Evaluate
 from attn_cli.errors import Refused
 
 

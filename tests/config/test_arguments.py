@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from attn_cli.config import arguments, schema
+from attn_cli.config import arguments, command_sections, schema
 from attn_cli.errors import Refused
 
 
@@ -79,28 +79,28 @@ def test_flags_come_first_whatever_the_order() -> None:
 
 
 def test_long_flags_become_keys() -> None:
-    assert words(["--mc-samples", "10", "run=x"], schema.Evaluate) == ["mc_samples=10", "run=x"]
-    assert words(["--mc-samples=10"], schema.Evaluate) == ["mc_samples=10"]
-    assert words(["--gif"], schema.Show) == ["gif=true"]
-    assert words(["--gif=false", "--images", "[3,5]"], schema.Show) == ["gif=false", "images=[3,5]"]
+    assert words(["--mc-samples", "10", "run=x"], command_sections.Evaluate) == ["mc_samples=10", "run=x"]
+    assert words(["--mc-samples=10"], command_sections.Evaluate) == ["mc_samples=10"]
+    assert words(["--gif"], command_sections.Show) == ["gif=true"]
+    assert words(["--gif=false", "--images", "[3,5]"], command_sections.Show) == ["gif=false", "images=[3,5]"]
     assert words(["--seed", "3", "--resume", "outputs/a-b_1"]) == ["seed=3", "resume=outputs/a-b_1"]
 
 
 def test_flag_values_are_quoted_for_hydra_unless_they_sweep() -> None:
-    assert words(["--run", "my runs, new"], schema.Evaluate) == ["run='my runs, new'"]
-    assert words(["--run", "it's"], schema.Evaluate) == [r"run='it\'s'"]
-    assert words(["-m", "--run", "a,b"], schema.Evaluate) == ["--multirun", "run=a,b"]
+    assert words(["--run", "my runs, new"], command_sections.Evaluate) == ["run='my runs, new'"]
+    assert words(["--run", "it's"], command_sections.Evaluate) == [r"run='it\'s'"]
+    assert words(["-m", "--run", "a,b"], command_sections.Evaluate) == ["--multirun", "run=a,b"]
 
 
 @pytest.mark.parametrize(
     ("typed", "config", "says"),
     [
-        (["--mc-sample", "1"], schema.Evaluate, "There is no flag --mc-sample. Did you mean '--mc-samples'"),
+        (["--mc-sample", "1"], command_sections.Evaluate, "There is no flag --mc-sample. Did you mean '--mc-samples'"),
         (["--epochs", "4"], schema.Config, "There is no flag --epochs. Write trainer.epochs=VALUE."),
         (["--model", "ram"], schema.Config, "There is no flag --model. Write model=NAME."),
         (["--cfg"], schema.Config, "--cfg needs a value: job, hydra, all."),
         (["--cfg", "jobs"], schema.Config, "--cfg has no choice 'jobs'. Did you mean 'job'?"),
-        (["--mc-samples"], schema.Evaluate, "--mc-samples needs a value."),
+        (["--mc-samples"], command_sections.Evaluate, "--mc-samples needs a value."),
         (["--seed", "--resume", "x"], schema.Config, "--seed needs a value."),
         (["--multirun=yes"], schema.Config, "--multirun takes no value."),
         (["-m", "--cfg", "job"], schema.Config, "--multirun and --cfg do not go together."),

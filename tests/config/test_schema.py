@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from attn_cli.config import schema
+from attn_cli.config import command_sections, schema
 from attn_cli.config.data_sections import Retina
 from attn_cli.config.fields import REQUIRED
 from attn_cli.errors import Refused
@@ -25,7 +25,7 @@ SECTIONS = {
     "logger": schema.Logger,
     "": schema.Config,
 }
-FLAT = (schema.Evaluate, schema.McAverage, schema.Show, schema.Bench)
+FLAT = (command_sections.Evaluate, command_sections.McAverage, command_sections.Show, command_sections.Bench)
 
 
 @pytest.fixture
@@ -196,17 +196,17 @@ def test_whole_numbers_serve_as_numbers(values: dict[str, Any]) -> None:
 
 
 def test_lists() -> None:
-    assert schema.load_as(schema.Show, {"images": 3}).images == 3
-    assert schema.load_as(schema.Show, {"images": [3, 5]}).images == (3, 5)
-    assert schema.load_as(schema.Bench, {"shapes": "28x28"}).shapes == ("28x28",)
+    assert schema.load_as(command_sections.Show, {"images": 3}).images == 3
+    assert schema.load_as(command_sections.Show, {"images": [3, 5]}).images == (3, 5)
+    assert schema.load_as(command_sections.Bench, {"shapes": "28x28"}).shapes == ("28x28",)
     for bad in (0, []):
         with pytest.raises(Refused, match="^images must be at least 1"):
-            schema.load_as(schema.Show, {"images": bad})
+            schema.load_as(command_sections.Show, {"images": bad})
     with pytest.raises(Refused, match=r"^images\[1\] must be at least 0"):
-        schema.load_as(schema.Show, {"images": [0, -1]})
+        schema.load_as(command_sections.Show, {"images": [0, -1]})
     with pytest.raises(Refused, match=r"^shapes\[0\] has no choice '28'"):
-        schema.load_as(schema.Bench, {"shapes": ["28"]})
+        schema.load_as(command_sections.Bench, {"shapes": ["28"]})
     with pytest.raises(Refused, match="^shapes must name at least one"):
-        schema.load_as(schema.Bench, {"shapes": []})
+        schema.load_as(command_sections.Bench, {"shapes": []})
     with pytest.raises(Refused, match="^mc_samplse is not a known key. Did you mean 'mc_samples'"):
-        schema.load_as(schema.Evaluate, {"mc_samplse": 1})
+        schema.load_as(command_sections.Evaluate, {"mc_samplse": 1})
