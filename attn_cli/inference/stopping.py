@@ -34,9 +34,10 @@ def answer_early(
             state = model.watch(state, in_front(images, t)[left])
         state = model.step(state, noise, greedy)
         done = torch.ones_like(left, dtype=torch.bool)
+        answers = model.classify(state.hidden)
         if t + 1 < N:
-            done = enough(model.stop_logit(state.hidden), noise[:, 2], greedy)
-        answers = model.classify(state.hidden[done])
+            done = enough(model.stop_logit(state.hidden, answers), noise[:, 2], greedy)
+        answers = answers[done]
         logits = answers.new_zeros(M * B, answers.shape[-1]) if logits is None else logits
         logits[left[done]], glimpses[left[done]] = answers, t + 1
         if done.all():

@@ -32,6 +32,7 @@ from attn_cli.learning.objectives import (
     repulsion,
     sequence_hybrid,
     still_counting,
+    stopping,
     supervised,
     supervised_steps,
 )
@@ -204,17 +205,11 @@ class RamLearner(Learner):
     def losses(self, images: Tensor, noise: Tensor, labels: Tensor) -> Losses:
         options: Any = self.config.model
         logits, trace = rollout(self.model, images, noise)
-        return hybrid(
-            logits,
-            trace,
-            labels,
-            reward=options.reward,
-            discount=options.discount,
-            baseline=options.baseline,
-            reinforce_weight=options.reinforce_weight,
-            baseline_weight=options.baseline_weight,
-            glimpse_cost=options.glimpse_cost,
-        )
+        names = ("reward", "discount", "baseline", "reinforce_weight", "baseline_weight")
+        chosen = {name: getattr(options, name) for name in names}
+        if self.model.stops:
+            return stopping(logits, trace, labels, **chosen, glimpse_cost=options.glimpse_cost)
+        return hybrid(logits, trace, labels, **chosen)
 
 
 class GameLearner(Learner):

@@ -61,13 +61,11 @@ def hybrid(
     baseline: str = "learned",
     reinforce_weight: float = 1.0,
     baseline_weight: float = 1.0,
-    glimpse_cost: float = 0.0,
 ) -> Losses:
     """The hybrid supervised loss of RAM, section 3.2: cross-entropy for the answer, REINFORCE for the locations.
 
     REINFORCE is summed over the actions of a path and averaged over paths and images; the cross-entropy and the squared
-    error of the baseline are means. An action taken d actions before the last one has the return discount^d · reward;
-    where the model stops by itself, less the cost of all glimpses that were used. Actions after that count for nothing.
+    error of the baseline are means. An action taken d actions before the last one has the return discount^d · reward.
     """
     M, B, K = logits_MBK.shape
     A = trace.log_probs.shape[-1]
@@ -77,26 +75,57 @@ def hybrid(
     zero = cross_entropy.detach() * 0
     if A == 0:
         return Losses(cross_entropy, cross_entropy.detach(), zero, zero, reward_MB.mean(), error)
-    counts_MBA: Tensor | None = None
-    if trace.glimpses is None:
-        powers = discount ** torch.arange(A - 1, -1, -1, device=logits_MBK.device, dtype=logits_MBK.dtype)
-        returns_MBA = reward_MB[..., None] * powers
-    else:
-        action, used = torch.arange(A, device=logits_MBK.device), trace.glimpses[..., None]
-        price = glimpse_cost * used  # to stop is as near to the answer as the last location
-        returns_MBA = reward_MB[..., None] * discount ** (used - 2 - action).clamp(min=0) - price
-        counts_MBA, reward_MB = action < used, reward_MB - price[..., 0]
+    powers = discount ** torch.arange(A - 1, -1, -1, device=logits_MBK.device, dtype=logits_MBK.dtype)
+    returns_MBA = reward_MB[..., None] * powers
     learned = baseline == "learned"
     b_MBA = trace.baselines.detach() if learned else leave_one_out(returns_MBA)
     reinforce = -(trace.log_probs * (returns_MBA - b_MBA)).sum(-1).mean()  # eq. 1 with a baseline
-    if not learned:
-        fit = zero
-    elif counts_MBA is None:
-        fit = F.mse_loss(trace.baselines, returns_MBA)
-    else:
-        fit = ((trace.baselines - returns_MBA).square() * counts_MBA).sum() / counts_MBA.sum()
+    fit = F.mse_loss(trace.baselines, returns_MBA) if learned else zero
     total = cross_entropy + reinforce_weight * reinforce + baseline_weight * fit
     return Losses(total, cross_entropy.detach(), reinforce.detach(), fit.detach(), reward_MB.mean(), error)
+
+
+def stopping(
+    logits_MBK: Tensor,
+    trace: Trace,
+    targets_B: Tensor,
+    *,
+    reward: str = "correct",
+    discount: float = 1.0,
+    baseline: str = "learned",
+    reinforce_weight: float = 1.0,
+    baseline_weight: float = 1.0,
+    glimpse_cost: float = 0.0,
+) -> Losses:
+    """The hybrid loss of a model that decides itself when to answer (RAM, section 5), A = N − 1 decisions.
+
+    Each of the N answers of a path counts, given or not: the cross-entropy is their mean, and a location has the return
+    Σ discount^d · reward / n over the n answers after it, d from 0. A decision has discount^d · reward of the answer
+    that is given, d decisions later, less `glimpse_cost` for each glimpse that was used; decisions after it count for
+    nothing. REINFORCE is summed over both. A learned baseline predicts the return of a location and serves both.
+    """
+    assert trace.step_logits is not None and trace.glimpses is not None and trace.stop_log_probs is not None
+    A = trace.stop_log_probs.shape[-1]
+    action = torch.arange(A, device=logits_MBK.device)
+    each_MBN = rewards(trace.step_logits, targets_B[:, None], reward)
+    cross_entropy = -_log_likelihood(trace.step_logits, targets_B[:, None]).mean()
+    ahead_AA = (action - action[:, None]).clamp(min=0)
+    after_AA = (discount**ahead_AA).triu() / (A - action)[:, None]
+    location_MBA = (each_MBN[..., None, 1:] * after_AA).sum(-1)
+    used = trace.glimpses[..., None]
+    given_MB1, price_MB1 = each_MBN.gather(-1, used - 1), glimpse_cost * used
+    decision_MBA = given_MB1 * discount ** (used - 2 - action).clamp(min=0) - price_MB1
+    learned = baseline == "learned"
+    b = trace.baselines.detach() if learned else None
+    reinforce = -(trace.stop_log_probs * (decision_MBA - (leave_one_out(decision_MBA) if b is None else b))).sum(-1)
+    if trace.log_probs.shape[-1]:
+        gain = location_MBA - (leave_one_out(location_MBA) if b is None else b)
+        reinforce = reinforce - (trace.log_probs * gain).sum(-1)
+    fit = F.mse_loss(trace.baselines, location_MBA) if learned else cross_entropy.detach() * 0
+    total = cross_entropy + reinforce_weight * reinforce.mean() + baseline_weight * fit
+    error = (logits_MBK.detach().argmax(-1) != targets_B).to(logits_MBK.dtype).mean()
+    worth = (given_MB1 - price_MB1).mean()
+    return Losses(total, cross_entropy.detach(), reinforce.mean().detach(), fit.detach(), worth, error)
 
 
 def control(

@@ -79,8 +79,8 @@ class GlimpseModel(nn.Module):
         """Logits (…, K)."""
         raise TypeError(f"{type(self).__name__} has no classify")
 
-    def stop_logit(self, hidden: Tensor) -> Tensor:
-        """With `stops`: the logit (…) of answering now."""
+    def stop_logit(self, hidden: Tensor, answer_K: Tensor) -> Tensor:
+        """With `stops`: the logit (…) of giving the answer with these logits (…, K) now."""
         raise TypeError(f"{type(self).__name__} has no stop_logit")
 
     def conclude(self, step_logits_MBNK: Tensor) -> Tensor:

@@ -45,7 +45,7 @@ from attn_cli.glimpses.retina import Canvas, Retina
 from attn_cli.glimpses.zoom import Zoom
 from attn_cli.models.model import GlimpseModel
 from attn_cli.models.parts import Part
-from attn_cli.models.stopping import Bounded
+from attn_cli.models.stopping import Bounded, sureness
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class RAM(GlimpseModel):
         self.action_network = nn.Linear(D, classes)
         self.baseline_network = nn.Linear(D, 1)
         if self.stops:
-            self.stop_network = nn.Linear(D, 1)
+            self.stop_network = nn.Linear(D + 1, 1)
         places = (2 * torch.arange(config.grid) + 1) / config.grid - 1
         y, x = torch.meshgrid(places, places, indexing="ij")
         self.register_buffer("places", torch.stack([x, y], -1).view(-1, 2), persistent=False)  # (grid², 2)
@@ -226,10 +226,11 @@ class RAM(GlimpseModel):
         """Logits (…, K) of the action network."""
         return self.action_network(hidden)
 
-    def stop_logit(self, hidden: Tensor) -> Tensor:
-        """Logit (…) of answering now."""
+    def stop_logit(self, hidden: Tensor, answer_K: Tensor) -> Tensor:
+        """Logit (…) of giving the answer with these logits (…, K) now."""
         emitter = hidden if self.config.policy_gradient == "full" else hidden.detach()
-        logits: Tensor = Bounded.apply(self.stop_network(emitter)[..., 0])
+        seen = torch.cat([emitter, sureness(answer_K).to(emitter.dtype)], -1)
+        logits: Tensor = Bounded.apply(self.stop_network(seen)[..., 0])
         return logits
 
     def baseline(self, hidden: Tensor) -> Tensor:
@@ -252,7 +253,7 @@ class RAM(GlimpseModel):
             stop, answer = self.stop_network.weight.numel(), self.action_network.weight.numel()
             cut = judged * stop * (self.config.policy_gradient != "full")
             found.append(Part("stop network", stop, judged, cut))
-            found.append(Part("answers after other glimpses", answer, N - 1, training_only=True))
+            found.append(Part("answers after other glimpses", answer, N - 1))
         if self.config.baseline == "learned":
             found.append(Part("baseline", judge, judged, spared=judged * judge, training_only=True))
         return found

@@ -99,23 +99,23 @@ def rollout(
 
 
 def stopped(model: GlimpseModel, trace: Trace, states: list[Any], noise_MBN3: Tensor, greedy: bool) -> Trace:
-    """The trace of paths that end where the model has seen enough, from that of paths of N glimpses with the answers
-    after each. Without a policy for locations its decisions are those to stop alone.
+    """The trace of paths that answer where the model has seen enough, from that of paths with an answer after each of
+    their N glimpses.
     """
     assert trace.step_logits is not None
     M, B, _, K = trace.step_logits.shape
     hidden_RAD = torch.stack([s.hidden for s in states[:-1]], 1)
-    stop_RA = model.stop_logit(hidden_RAD)
-    looks = trace.log_probs.shape[-1] > 0
+    stop_RA = model.stop_logit(hidden_RAD, trace.step_logits[:, :, :-1].flatten(0, 1))
     answers_RA = enough(stop_RA, noise_MBN3[:, :, :-1, 2].flatten(0, 1), greedy)
-    glimpses, log_probs = decisions(stop_RA, trace.log_probs.flatten(0, 1) if looks else None, answers_RA)
+    glimpses, log_probs = decisions(stop_RA, answers_RA)
     last = (glimpses - 1).view(M, B, 1, 1).expand(M, B, 1, K)
+    looks = trace.log_probs.shape[-1] > 0
     return dataclasses.replace(
         trace,
-        log_probs=log_probs.view(M, B, -1),
         baselines=trace.baselines if looks else model.baseline(hidden_RAD).view(M, B, -1),
         logits=trace.step_logits.gather(2, last)[:, :, 0],
         glimpses=glimpses.view(M, B),
+        stop_log_probs=log_probs.view(M, B, -1),
     )
 
 

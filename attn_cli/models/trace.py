@@ -18,8 +18,7 @@ class Trace:
     locations: Tensor  # (M, B, N, 2) where each glimpse was centred
     log_probs: (
         Tensor  # (M, B, A) log-density of each sampled location, of the unclamped sample; RAM: A = N − 1, DRAM: A = N;
-        # of a model that chooses its scale, too: of both; of a model that stops by itself: of each decision to stop or
-        # to look there, 0 after it has stopped
+        # of a model that chooses its scale, too: of both
     )
     baselines: Tensor  # (M, B, A) predicted return from the state that emitted the location
     logits: Tensor  # (M, B, K) the classification after the last glimpse that is used; (M, B, S, K) of a sequence
@@ -32,8 +31,9 @@ class Trace:
     sigmas: Tensor | None = None  # (M, B, N) standard deviation of the filters in pixels; of Gaussian grids
     # Of a retina at another scale than that of pixels alone:
     magnifications: Tensor | None = None  # (M, B, N) pixels of the image a side of a cell of the finest patch
-    # Of a model that stops by itself alone:
+    # Of a model that stops by itself alone, whose locations and answers go on to the last glimpse:
     glimpses: Tensor | None = None  # (M, B) int64, how many are used
+    stop_log_probs: Tensor | None = None  # (M, B, N − 1) of each decision to answer or to go on, 0 after the answer
     # Of games alone, with the logits of the actions in step_logits:
     actions: Tensor | None = None  # (M, B, N) int64, what was done after each glimpse
     action_log_probs: Tensor | None = None  # (M, B, N)

@@ -13,10 +13,10 @@ from attn_cli.errors import Refused
 from attn_cli.inference.monte_carlo import evaluate, evaluate_views
 from attn_cli.inference.regions import last_regions
 from attn_cli.inference.stopping import answer_early
-from attn_cli.learning.objectives import hybrid
+from attn_cli.learning.objectives import stopping
 from attn_cli.models.ram import RAM
 from attn_cli.models.rollout import draw_noise, rollout
-from attn_cli.models.stopping import SUREST, Bounded, decisions, enough
+from attn_cli.models.stopping import MOST, SUREST, Bounded, decisions, enough, sureness
 from attn_cli.models.trace import Trace
 
 
@@ -31,7 +31,8 @@ def make(glimpses=5, doubtful=True, **options) -> RAM:
         with torch.no_grad():
             model.stop_network.weight *= 40
             hidden = torch.stack([model.step(model.start(pictures(), 1), torch.randn(30, 3)).hidden for _ in range(9)])
-            model.stop_network.bias.fill_(-(hidden.mean((0, 1)) @ model.stop_network.weight[0]))
+            seen = torch.cat([hidden, sureness(model.classify(hidden))], -1)
+            model.stop_network.bias.fill_(-(seen.mean((0, 1)) @ model.stop_network.weight[0]))
     return model
 
 
@@ -46,17 +47,21 @@ def noise(model: RAM, samples=1, batch=30) -> torch.Tensor:
 def test_decisions_by_hand():
     """Answers before going on, in the middle, never; what comes after an answer has no part in it."""
     logits = torch.tensor([[0.0, 5.0, 5.0], [math.log(3), math.log(3), 5.0], [0.0, 0.0, math.log(3)]])
-    locations = torch.tensor([[9.0, 9.0, 9.0], [-1.0, 9.0, 9.0], [-1.0, -2.0, -4.0]])
     answers = torch.tensor([[True, False, True], [False, True, False], [False, False, False]])
     half, quarter = math.log(1 / 2), math.log(1 / 4)
-    expected = torch.tensor(
-        [[half, 0, 0], [quarter - 1, math.log(3 / 4), 0], [half - 1, half - 2, quarter - 4]]
-    )  # fmt: skip
-    glimpses, log_probs = decisions(logits, locations, answers)
+    glimpses, log_probs = decisions(logits, answers)
     assert glimpses.tolist() == [1, 2, 4]
+    expected = torch.tensor([[half, 0, 0], [quarter, math.log(3 / 4), 0], [half, half, quarter]])
     torch.testing.assert_close(log_probs, expected)
-    alone = decisions(logits, None, answers)[1]
-    torch.testing.assert_close(alone, expected - locations * torch.tensor([[0.0, 0, 0], [1, 0, 0], [1, 1, 1]]))
+
+
+def test_how_sure_it_is_by_hand():
+    logits = torch.tensor([[0.0, math.log(2), 0.0], [0.0, 0.0, 90.0]], requires_grad=True)
+    odds = sureness(logits)
+    torch.testing.assert_close(odds, torch.tensor([[0.0], [MOST]]), atol=1e-6, rtol=0)
+    assert not odds.requires_grad
+    double = sureness(torch.tensor([0.0, math.log(9)], dtype=torch.float64))
+    assert double.dtype == torch.float64 and double.item() == pytest.approx(math.log(9))
 
 
 def test_it_answers_as_often_as_it_says():
@@ -85,26 +90,38 @@ def test_where_it_is_surest_its_logit_can_only_come_back():
 
 
 def test_the_loss_by_hand():
-    """Two paths, of one glimpse and of all three; a path pays for each glimpse, and learns from what it came to."""
-    logits = torch.tensor(
-        [[[0.0, 0.0]], [[math.log(3), 0.0]]], dtype=torch.float64
-    )  # M 2, B 1: half sure, three quarters sure
-    log_probs = torch.tensor([[[-0.5, 0.0]], [[-1.0, -2.0]]], dtype=torch.float64)
-    baselines = torch.tensor([[[0.1, 7.0]], [[0.2, 0.3]]], dtype=torch.float64)
-    locations = torch.zeros(2, 1, 3, 2)
-    trace = Trace(locations, log_probs, baselines, logits, glimpses=torch.tensor([[1], [3]]))
+    """Two paths of three glimpses that answer after one and after all: every answer and location counts, a path pays
+    for each glimpse until its answer, and decisions after it have no part.
+    """
+    right = torch.tensor([[0.5, 0.6, 0.9], [0.25, 0.5, 0.75]], dtype=torch.float64)
+    step_logits = torch.stack([right.log(), (1 - right).log()], -1)[:, None]  # M 2, B 1, N 3, K 2
+    looked = torch.tensor([[[-0.3, -0.4]], [[-0.6, -0.7]]], dtype=torch.float64)
+    decided = torch.tensor([[[-0.5, 0.0]], [[-1.0, -2.0]]], dtype=torch.float64)
+    baselines = torch.tensor([[[0.1, 0.4]], [[0.2, 0.3]]], dtype=torch.float64)
+    logits = torch.stack([step_logits[0, :, 0], step_logits[1, :, 2]])
+    trace = Trace(
+        torch.zeros(2, 1, 3, 2), looked, baselines, logits, step_logits,
+        glimpses=torch.tensor([[1], [3]]), stop_log_probs=decided,
+    )  # fmt: skip
     options = {"reward": "probability", "glimpse_cost": 0.1, "discount": 0.5}
-    losses = hybrid(logits, trace, torch.tensor([0]), baseline="learned", **options)
-    short, long = (0.5 - 0.1, 0.5 - 0.1), (0.75 * 0.5 - 0.3, 0.75 - 0.3)  # the returns of both decisions
-    own = -(-0.5 * (short[0] - 0.1)) - (-1.0 * (long[0] - 0.2) - 2.0 * (long[1] - 0.3))
-    assert losses.reinforce.item() == pytest.approx(own / 2)
-    fit = (short[0] - 0.1) ** 2 + (long[0] - 0.2) ** 2 + (long[1] - 0.3) ** 2
-    assert losses.baseline.item() == pytest.approx(fit / 3)
+    losses = stopping(logits, trace, torch.tensor([0]), baseline="learned", **options)
+    short, long = (0.5 - 0.1, 0.5 - 0.1), (0.75 * 0.5 - 0.3, 0.75 - 0.3)  # what the decisions bring
+    there = ((0.6 + 0.9 * 0.5) / 2, 0.9), ((0.5 + 0.75 * 0.5) / 2, 0.75)  # what the locations bring
+    stops = -0.5 * (short[0] - 0.1) - 1.0 * (long[0] - 0.2) - 2.0 * (long[1] - 0.3)
+    looks = -0.3 * (there[0][0] - 0.1) - 0.4 * (0.9 - 0.4) - 0.6 * (there[1][0] - 0.2) - 0.7 * (0.75 - 0.3)
+    assert losses.reinforce.item() == pytest.approx(-(stops + looks) / 2)
+    fit = (there[0][0] - 0.1) ** 2 + (0.9 - 0.4) ** 2 + (there[1][0] - 0.2) ** 2 + (0.75 - 0.3) ** 2
+    assert losses.baseline.item() == pytest.approx(fit / 4)
     assert losses.reward.item() == pytest.approx((0.4 + 0.45) / 2)
-    assert losses.cross_entropy.item() == pytest.approx((math.log(2) - math.log(0.75)) / 2)
-    others = hybrid(logits, trace, torch.tensor([0]), baseline="leave_one_out", **options)
-    by_hand = -(-0.5 * (short[0] - long[0])) - (-1.0 * (long[0] - short[0]) - 2.0 * (long[1] - short[1]))
-    assert others.reinforce.item() == pytest.approx(by_hand / 2)
+    assert losses.cross_entropy.item() == pytest.approx(-right.log().mean().item())
+    assert losses.total.item() == pytest.approx(
+        sum(x.item() for x in (losses.cross_entropy, losses.reinforce, losses.baseline))
+    )
+    others = stopping(logits, trace, torch.tensor([0]), baseline="leave_one_out", **options)
+    stops = -0.5 * (short[0] - long[0]) - 1.0 * (long[0] - short[0]) - 2.0 * (long[1] - short[1])
+    ahead = there[0][0] - there[1][0], 0.9 - 0.75
+    looks = -0.3 * ahead[0] - 0.4 * ahead[1] + 0.6 * ahead[0] + 0.7 * ahead[1]
+    assert others.reinforce.item() == pytest.approx(-(stops + looks) / 2)
 
 
 @pytest.mark.parametrize("baseline", ["learned", "leave_one_out"])
@@ -119,12 +136,19 @@ def test_the_gradient_equals_that_of_the_exact_expectation(baseline):
 
     M, B = 4, 150_000
     draws = torch.randn(M * B, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    glimpses, log_probs = decisions(logits.expand(M * B, 3), None, enough(logits.detach(), draws, greedy=False))
-    answers = torch.stack([right.log(), (1 - right).log()], 1)[glimpses - 1].view(M, B, 2)
-    baselines = torch.full((M, B, 3), 0.4, dtype=torch.float64)
-    trace = Trace(torch.zeros(M, B, 4, 2), log_probs.view(M, B, 3), baselines, answers, glimpses=glimpses.view(M, B))
-    targets = torch.zeros(B, dtype=torch.long)
-    hybrid(answers, trace, targets, reward="probability", baseline=baseline, glimpse_cost=cost).total.backward()
+    glimpses, log_probs = decisions(logits.expand(M * B, 3), enough(logits.detach(), draws, greedy=False))
+    each = torch.stack([right.log(), (1 - right).log()], 1)
+    trace = Trace(
+        torch.zeros(M, B, 4, 2),
+        torch.zeros(M, B, 0),
+        torch.full((M, B, 3), 0.4, dtype=torch.float64),
+        each[glimpses - 1].view(M, B, 2),
+        each.expand(M, B, 4, 2),
+        glimpses=glimpses.view(M, B),
+        stop_log_probs=log_probs.view(M, B, 3),
+    )
+    targets, options = torch.zeros(B, dtype=torch.long), {"reward": "probability", "baseline": baseline}
+    stopping(trace.logits, trace, targets, **options, glimpse_cost=cost).total.backward()
     torch.testing.assert_close(-logits.grad, exact, rtol=0.03, atol=1e-3)
 
 
@@ -134,24 +158,22 @@ def test_a_rollout_ends_where_its_decisions_say(policy):
     model, images = make(policy=policy), pictures()
     draws = noise(model, samples=2)
     logits, trace = rollout(model, images, draws, record=True)
-    assert trace.log_probs.shape == trace.baselines.shape == (2, 30, 4)
+    assert trace.stop_log_probs.shape == trace.baselines.shape == (2, 30, 4)
     assert set(trace.glimpses.flatten().tolist()) >= {1, 2, 5}
     for m, b in itertools.product(range(2), range(30)):
         state, total = model.start(images[b : b + 1], 1), 0.0
         for t in range(5):
             state = model.step(state, draws[m, b : b + 1, t])
-            if t and state.log_prob is not None:
-                total += state.log_prob
             if t == 4:
                 break
-            stop = model.stop_logit(state.hidden)
+            stop = model.stop_logit(state.hidden, model.classify(state.hidden))
             answer = bool(torch.special.ndtr(draws[m, b, t, 2]) < stop.sigmoid())
             total += (stop if answer else -stop).sigmoid().log()
             if answer:
                 break
         assert trace.glimpses[m, b] == t + 1
         torch.testing.assert_close(logits[m, b], model.classify(state.hidden)[0], atol=1e-5, rtol=1e-4)
-        torch.testing.assert_close(trace.log_probs[m, b].sum(), total[0], atol=1e-3, rtol=1e-4)
+        torch.testing.assert_close(trace.stop_log_probs[m, b].sum(), total[0], atol=1e-3, rtol=1e-4)
         if m == 0:
             assert torch.equal(last_regions(trace)[b], trace.boxes[m, b, t, -1])
 
@@ -189,7 +211,7 @@ def test_evaluation_counts_the_glimpses_that_were_used():
 def test_the_policy_gradient_reaches_the_stop_network_and_the_core(gradient, reaches):
     model = make(policy_gradient=gradient, policy="random")
     logits, trace = rollout(model, pictures(), noise(model, samples=2))
-    trace.log_probs.sum().backward()
+    trace.stop_log_probs.sum().backward()
     assert model.stop_network.weight.grad.abs().max() > 0 and model.action_network.weight.grad is None
     core = model.core.weight.grad
     assert (core is not None and core.abs().max() > 0) == reaches
@@ -209,7 +231,7 @@ def test_it_learns_to_stop_at_once_if_looking_is_dear_and_not_at_all_if_it_is_fr
     for _ in range(150):
         draws = torch.randn(4, 64, 4, 3, generator=generator)
         logits, trace = rollout(model, images, draws)
-        losses = hybrid(logits, trace, labels, reward="probability", baseline="leave_one_out", glimpse_cost=cost)
+        losses = stopping(logits, trace, labels, reward="probability", baseline="leave_one_out", glimpse_cost=cost)
         optimiser.zero_grad()
         losses.total.backward()
         optimiser.step()
@@ -235,4 +257,4 @@ def test_multiply_adds_against_torch():
         rollout(model, pictures(1), noise(model, batch=1))
     forward = sum(part.adds * part.calls for part in model.parts())
     assert counter.get_total_flops() == 2 * (forward + 4 * 24)  # and the baseline, which only `learned` counts
-    assert multiply_adds(model.parts()) == forward - 4 * 24 * 4
+    assert multiply_adds(model.parts()) == forward
