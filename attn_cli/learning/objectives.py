@@ -99,7 +99,7 @@ def stopping(
 ) -> Losses:
     """The hybrid loss of a model that decides itself when to answer (RAM, section 5), A = N − 1 decisions.
 
-    Each of the N answers of a path counts, given or not: the cross-entropy is their mean, and a location has the return
+    Each of the N answers of a path counts, given or not: the cross-entropy is their sum, and a location has the return
     Σ discount^d · reward / n over the n answers after it, d from 0. A decision has discount^d · reward of the answer
     that is given, d decisions later, less `glimpse_cost` for each glimpse that was used; decisions after it count for
     nothing. REINFORCE is summed over both. A learned baseline predicts the return of a location and serves both.
@@ -108,7 +108,7 @@ def stopping(
     A = trace.stop_log_probs.shape[-1]
     action = torch.arange(A, device=logits_MBK.device)
     each_MBN = rewards(trace.step_logits, targets_B[:, None], reward)
-    cross_entropy = -_log_likelihood(trace.step_logits, targets_B[:, None]).mean()
+    cross_entropy = -_log_likelihood(trace.step_logits, targets_B[:, None]).sum(-1).mean()
     ahead_AA = (action - action[:, None]).clamp(min=0)
     after_AA = (discount**ahead_AA).triu() / (A - action)[:, None]
     location_MBA = (each_MBN[..., None, 1:] * after_AA).sum(-1)

@@ -148,6 +148,16 @@ TABLES = (
                 Train("ram/catch", cpu=26 * MINUTE),
                 (Published(ARXIV, 15.0, "caught roughly 85 %"),),
             ),
+            Cell(
+                "fixed-gaze",
+                "the same with its gaze fixed on the centre",
+                Train("ram/catch", ("model.policy=fixed",), cpu=20 * MINUTE),
+            ),
+            Cell(
+                "whole-screen",
+                "the same with the whole screen in sight",
+                Train("ram/catch", ("model.policy=fixed", "glimpses.size=24", "scales=1"), cpu=20 * MINUTE),
+            ),
         ),
         unit="balls missed in %",
         versions=(ARXIV,),

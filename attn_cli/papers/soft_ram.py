@@ -146,7 +146,7 @@ TABLES = (
             Cell(
                 "static",
                 "trained on still scenes, 8 glimpses: still scenes",
-                Train("soft_ram/track_static", cpu=HOUR),
+                Train("soft_ram/track_static", cpu=24 * MINUTE),
             ),
             Cell("static-on-video", "the same: videos", Evaluate("static", ("data=moving_mnist_track",))),
         ),
