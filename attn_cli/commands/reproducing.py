@@ -217,7 +217,19 @@ def _train(step: Step, given: list[str]) -> Record:
         hardware=hardware(result["device"], result["threads"]),
         commit=(result["commit"] or "")[:7],
         command=shlex.join(["attn", "train", *shown]),
+        note=_beside(result),
     )
+
+
+def _beside(result: dict[str, Any]) -> str:
+    """What an error is to be read with: how many glimpses it took, where the model decides that; how often the gaze was
+    on an object that moves.
+    """
+    if result.get("mean_glimpses", result.get("glimpses")) != result.get("glimpses"):
+        return f"at {result['mean_glimpses']:.2f} glimpses"
+    if "gaze_on_target" in result:
+        return f"gaze on the object in {result['gaze_on_target']:.1f} % of the frames"
+    return ""
 
 
 def _attn(given: list[str]) -> None:
@@ -270,6 +282,7 @@ def _evaluate(step: Step, given: list[str]) -> Record | None:
         hardware=hardware(str(choose_device("auto")), 1),
         commit=(commit() or "")[:7],
         command=shlex.join(["attn", command, *given]),
+        note=_beside(result),
     )
 
 

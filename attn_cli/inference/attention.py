@@ -24,7 +24,7 @@ AT_A_TIME = 250  # images: what was seen at every glimpse is kept
 
 @dataclass(frozen=True)
 class Gaze:
-    """Shares in %: of the frames in which the centre of the glimpse lies in the box that the object has there."""
+    """Shares in %: of the frames looked at, those where the centre of the glimpse lies in the object's box there."""
 
     on_target: float
     by_frame: tuple[float | None, ...]  # None where no gaze is left
@@ -50,7 +50,7 @@ def attention(
     model: GlimpseModel, images_nCHW: Pictures, labels_n: Tensor, boxes_n4: Tensor | None = None, seed: int = 0
 ) -> Attention:
     """Along the mean-location path of a model with one answer. `boxes` are of the objects, x0, y0, x1, y1 in pixels, x1
-    and y1 exclusive; of videos (n, N, 4), and the last region is compared with the last of them.
+    and y1 exclusive; of videos (n, N, 4), and the last region is compared with the box of its frame.
 
     An object counts as found if the centre of any glimpse lies in its box; Semeniuta & Barth, section IV.A, do not say
     when they call an error one of localisation.
@@ -84,7 +84,7 @@ def attention(
             elsewhere += int((wrong & ~inside_BN.any(1)).sum())
             if moving(images):
                 hits.append(torch.where(used_BN, inside_BN.float(), torch.nan).cpu())
-                true = true[:, -1]
+                true = true[torch.arange(len(true), device=true.device), used_BN.sum(1) - 1]
             whole = true.new_tensor([[0, 0, width, height]]).expand_as(true)
             regions = clipped(last_regions(trace), height, width)
             overlaps.append(torch.stack([overlap(regions, true), overlap(whole, true)], 1).cpu())
@@ -122,8 +122,9 @@ def gaze(hits_nN: Tensor, boxes_nN4: Tensor, height: int, width: int) -> Gaze:
     """`hits`: 1 where the gaze is on the object, 0 where it is not, NaN where nobody looks any more."""
     low, high = boxes_nN4[..., :2].double(), boxes_nN4[..., 2:].double()
     middle = torch.tensor([width / 2, height / 2], dtype=torch.float64)
-    centred = ((low <= middle) & (middle < high)).all(-1).double().mean()
-    covered = ((high - low).prod(-1) / (height * width)).mean()
+    looked = ~hits_nN.isnan()
+    centred = ((low <= middle) & (middle < high)).all(-1)[looked].double().mean()
+    covered = ((high - low).prod(-1) / (height * width))[looked].mean()
     return Gaze(
         100 * hits_nN.nanmean().item(),
         tuple(None if math.isnan(share) else 100 * share for share in hits_nN.nanmean(0).tolist()),

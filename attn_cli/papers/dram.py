@@ -71,6 +71,12 @@ TABLES = (
                 5,
             ),
             _cell("dram-average", "DRAM, 10 paths averaged", Evaluate("dram", AVERAGED)),
+            _cell(
+                "longer",
+                "DRAM, and on from there with σ 0.08",
+                Train("dram/table1_dram", ("model.sigma=0.08",), start="dram", cpu=124 * MINUTE),
+            ),
+            _cell("longer-average", "the same, 10 paths averaged", Evaluate("longer", AVERAGED)),
         ),
         versions=(ARXIV,),
     ),

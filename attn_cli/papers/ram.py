@@ -156,7 +156,7 @@ TABLES = (
             Cell(
                 "whole-screen",
                 "the same with the whole screen in sight",
-                Train("ram/catch", ("model.policy=fixed", "glimpses.size=24", "scales=1"), cpu=20 * MINUTE),
+                Train("ram/catch", ("model.policy=fixed", "glimpses.size=24", "scales.count=1"), cpu=20 * MINUTE),
             ),
         ),
         unit="balls missed in %",

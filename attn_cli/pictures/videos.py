@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 
 from attn_cli.pictures import drawing
 from attn_cli.pictures.drawing import FAINT, PAGE, RIGHT, SENSOR, WRONG, compose_glimpse
-from attn_cli.pictures.paths import CAPTION, GAP, HEADING, caption
+from attn_cli.pictures.paths import CAPTION, GAP, HEADING, NARROWEST, caption
 from attn_cli.pictures.writing import write
 
 if TYPE_CHECKING:
@@ -48,7 +48,8 @@ def strips_figure(
     across, down = round(width * zoom), round(height * zoom)
     seen_zoom = across / compose_glimpse(patches[0, 0]).shape[0]
     pitch = CAPTION + HEADING + down + BETWEEN + across + GAP
-    page = Image.new("RGB", (2 * GAP + count * (across + BETWEEN) - BETWEEN, len(pixels) * pitch), PAGE)
+    page_width = max(NARROWEST, 2 * GAP + count * (across + BETWEEN) - BETWEEN)
+    page = Image.new("RGB", (page_width, len(pixels) * pitch), PAGE)
     draw = ImageDraw.Draw(page)
     for b, answer in enumerate(answers):
         top = b * pitch

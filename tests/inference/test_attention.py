@@ -84,8 +84,8 @@ def test_the_gaze_is_on_what_moves_frame_by_frame():
     found = gaze(torch.where(used, inside.float(), torch.nan), boxes, 10, 20)
     assert found.on_target == pytest.approx(100 * 3 / 5)
     assert found.by_frame == pytest.approx((100, 0, 100))
-    assert found.centre == pytest.approx(100 / 6)  # (10, 5) lies in one box: the lower right edge of two others is out
-    assert found.random == pytest.approx(100 * (5 * 25 + 20) / 6 / 200)
+    assert found.centre == pytest.approx(100 / 5)  # (10, 5) lies in one box: the lower right edge of two others is out
+    assert found.random == pytest.approx(100 * (4 * 25 + 20) / 5 / 200)
     assert gaze(torch.tensor([[1.0, torch.nan]]), boxes[:1, :2], 10, 20).by_frame == (100, None)
 
 
@@ -121,3 +121,31 @@ def test_a_video_is_compared_with_the_boxes_of_its_frames():
     assert found.gaze.on_target == pytest.approx(200 / 3) and found.mislocalised == 0
     still = attention(Guide(), videos[:, 0].contiguous(), torch.ones(251, dtype=torch.long), boxes[:, 0])
     assert still.gaze is None
+
+
+class Glancer(Follower):
+    """The same, but it answers after two frames: along the first path it has seen enough then."""
+
+    stops, noises = True, 3
+
+    def stop_logit(self, hidden, answer):
+        return torch.tensor([-1.0, 1.0]).expand(len(hidden), 2)
+
+    def baseline(self, hidden):
+        return hidden[..., 0]
+
+    def boxes(self, state, height, width):
+        column = (state.location[:, 0] + 1) * 5
+        return torch.stack([column, column * 0, column + 1, column * 0 + 1], 1)[:, None]
+
+
+def test_of_a_video_only_the_frames_until_the_answer_count():
+    """Frame 3, in which the gaze would be right, is not looked at; the region of frame 2 is half of the box there."""
+    videos = torch.zeros(2, 3, 1, 10, 10, dtype=torch.uint8)
+    videos[:, :, 0, 0, 7] = 200
+    boxes = torch.tensor([[0, 5, 1, 6], [7, 0, 8, 2], [7, 0, 8, 1]]).expand(2, 3, 4).clone()
+    found = attention(Glancer(), videos, torch.zeros(2, dtype=torch.long), boxes)
+    assert found.gaze.by_frame == (0, 100, None) and found.iou == pytest.approx(0.5)
+    assert found.whole_image_iou == pytest.approx(2 / 100) and found.mislocalised == 0
+    boxes[:, 1] = torch.tensor([0, 8, 1, 9])
+    assert attention(Glancer(), videos, torch.zeros(2, dtype=torch.long), boxes).mislocalised == 100

@@ -18,6 +18,7 @@ from attn_cli.learning.objectives import hybrid
 from attn_cli.models.parts import multiply_adds
 from attn_cli.models.ram import RAM
 from attn_cli.models.rollout import draw_noise, rollout
+from attn_cli.models.stopping import sureness
 from attn_cli.models.trace import Trace
 
 
@@ -175,7 +176,8 @@ def test_with_an_action_that_stops(greedy):
     with torch.no_grad():
         draws, network = noise(model, batch=30), model.stop_network
         network.weight *= 40
-        network.bias.fill_(-(model.step(model.start(images, 1), draws[0, :, 0]).hidden @ network.weight[0]).mean())
+        hidden = model.step(model.start(images, 1), draws[0, :, 0]).hidden
+        network.bias.fill_(-(torch.cat([hidden, sureness(model.classify(hidden))], 1) @ network.weight[0]).mean())
     assert model.noises == 4
     logits, trace = rollout(model, images, draws, greedy)
     early, glimpses = answer_early(model, images, draws, greedy)

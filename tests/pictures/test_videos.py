@@ -8,7 +8,7 @@ import torch
 from PIL import Image, ImageSequence
 
 from attn_cli.pictures.animation import glimpse_animation
-from attn_cli.pictures.videos import BETWEEN, CAPTION, GAP, HEADING, strips_figure
+from attn_cli.pictures.videos import BETWEEN, CAPTION, GAP, HEADING, NARROWEST, strips_figure
 
 NAMES = ("zero", "one", "two", "three")
 SIDE, ZOOM = 30, 4  # pixels of a frame, and how much larger it is drawn
@@ -62,3 +62,14 @@ def test_region_centre_and_answer_stand_where_they_belong(tmp_path, make_trace):
             assert (green > red + 80) == right and (red > green + 80) != right
             glimpse = page[y + side + BETWEEN + 2 : y + 2 * side + BETWEEN - 2, x + 2 : x + side - 2]
             assert (abs(glimpse - 200) <= 1).all()
+
+
+@pytest.mark.parametrize("used", [1, 3])
+def test_frames_after_the_answer_are_not_drawn(tmp_path, make_trace, used):
+    """Of a model that stops by itself; a single frame still leaves room for the answer."""
+    trace = make_trace([[[(0.0, 0.0)] * 5]], [0], scales=1, height=SIDE, width=SIDE)
+    trace.glimpses = torch.tensor([[used]])
+    with Image.open(strips_figure(video(5)[None], trace, [0], NAMES, tmp_path / "a.png")) as page:
+        assert colours(np.asarray(page.convert("RGB"))) == set(COLOURS[:used]) and page.width >= NARROWEST
+    with Image.open(glimpse_animation(video(5), trace, 0, 0, NAMES, tmp_path / "a.gif")) as gif:
+        assert gif.n_frames == used
