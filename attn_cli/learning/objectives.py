@@ -99,22 +99,24 @@ def stopping(
 ) -> Losses:
     """The hybrid loss of a model that decides itself when to answer (RAM, section 5), A = N − 1 decisions.
 
-    Each of the N answers of a path counts, given or not: the cross-entropy is their sum, and a location has the return
-    Σ discount^d · reward / n over the n answers after it, d from 0. A decision has discount^d · reward of the answer
-    that is given, d decisions later, less `glimpse_cost` for each glimpse that was used; decisions after it count for
-    nothing. REINFORCE is summed over both. A learned baseline predicts the return of a location and serves both.
+    Two answers of a path count, the one that is given and the one after all N glimpses, which may be the same. The
+    cross-entropy is the sum of both, each averaged over paths and images. A location that is looked at before the
+    answer is given has the mean of both rewards as its return, one after that the reward of the last answer, each
+    times discount^d, d glimpses later. A decision has the reward of the answer that is given, likewise, less
+    `glimpse_cost` for each glimpse that was used; decisions after it count for nothing. REINFORCE is summed over
+    decisions and locations. A learned baseline predicts the return of a location and serves both.
     """
     assert trace.step_logits is not None and trace.glimpses is not None and trace.stop_log_probs is not None
-    A = trace.stop_log_probs.shape[-1]
+    A, used = trace.stop_log_probs.shape[-1], trace.glimpses[..., None]
     action = torch.arange(A, device=logits_MBK.device)
-    each_MBN = rewards(trace.step_logits, targets_B[:, None], reward)
-    cross_entropy = -_log_likelihood(trace.step_logits, targets_B[:, None]).sum(-1).mean()
-    ahead_AA = (action - action[:, None]).clamp(min=0)
-    after_AA = (discount**ahead_AA).triu() / (A - action)[:, None]
-    location_MBA = (each_MBN[..., None, 1:] * after_AA).sum(-1)
-    used = trace.glimpses[..., None]
-    given_MB1, price_MB1 = each_MBN.gather(-1, used - 1), glimpse_cost * used
-    decision_MBA = given_MB1 * discount ** (used - 2 - action).clamp(min=0) - price_MB1
+    two_MBK = torch.stack([logits_MBK, trace.step_logits[:, :, -1]])
+    cross_entropy = -_log_likelihood(two_MBK, targets_B).mean((1, 2)).sum()
+    given_MB1, last_MB1 = rewards(two_MBK, targets_B, reward)[..., None]
+    price_MB1 = glimpse_cost * used
+    decision_MBA = given_MB1 * discount ** (used - 1 - action).clamp(min=0) - price_MB1
+    there_MBA = last_MB1 * discount ** (A - 1 - action)
+    before_MBA = given_MB1 * discount ** (used - 2 - action).clamp(min=0)
+    location_MBA = torch.where(action < used - 1, (before_MBA + there_MBA) / 2, there_MBA)
     learned = baseline == "learned"
     b = trace.baselines.detach() if learned else None
     reinforce = -(trace.stop_log_probs * (decision_MBA - (leave_one_out(decision_MBA) if b is None else b))).sum(-1)

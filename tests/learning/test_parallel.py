@@ -28,6 +28,7 @@ MODELS = {
     "ram_paper": schema.Ram(**SMALL, samples=1, baseline="learned", reward="correct"),
     "ram_lstm": schema.Ram(**SMALL, name="ram_lstm", core="lstm", samples=2),
     "ram_grid": schema.Ram(**SMALL, policy="grid", samples=2),
+    "ram_stop": schema.Ram(**SMALL, stop="learned", samples=2),
     "ram_scale": schema.Ram(**SMALL, scale="learned", samples=2),
     "dram": schema.Dram(glimpse="fc", filters=(4, 4, 4), features=16, hidden=16, samples=2),
     "soft_ram": schema.SoftRam(filters=(4, 4, 4), features=16, hidden=16, centre="relative", limit=0.6),

@@ -27,6 +27,7 @@ CASES = {
     ),
     "ram_lstm": schema.Ram(name="ram_lstm", core="lstm"),
     "ram_grid": schema.Ram(policy="grid", reward="log_likelihood", discount=0.9),
+    "ram_stop": schema.Ram(stop="learned", discount=0.9),
     "ram_scale": schema.Ram(scale="learned", largest_magnification=3.0),
     "soft_ram": schema.SoftRam(features=64, hidden=64, filters=(4, 4, 8), centre="relative", limit=0.6),
     "rsam": schema.Rsam(hidden=120),

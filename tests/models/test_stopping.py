@@ -89,39 +89,77 @@ def test_where_it_is_surest_its_logit_can_only_come_back():
     assert logits.grad.tolist() == [0, -2, 3, 4, 0]
 
 
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_the_surest_decision_of_a_model_can_only_come_back(sign):
+    model, hidden = make(doubtful=False), torch.rand(3, 24)
+    with torch.no_grad():
+        model.stop_network.bias.fill_(sign * 1000.0)
+    for pull in (-1.0, 1.0):
+        model.zero_grad()
+        logits = model.stop_logit(hidden, model.classify(hidden))
+        (pull * logits.sum()).backward()  # a descent moves the logits against the pull
+        assert model.stop_network.bias.grad.item() == (3 * pull if pull == sign else 0)
+    assert (logits == sign * SUREST).all()
+
+
+def test_the_decision_sees_how_sure_the_answer_is():
+    model, hidden = make(doubtful=False), torch.rand(3, 24)
+    answers = torch.tensor([[0.0, 0, 0, 0], [2, 0, 0, 0], [0, 9, 0, 0]])
+    logits = model.stop_logit(hidden, answers) - model.stop_logit(hidden, torch.zeros(3, 4))
+    weight = model.stop_network.weight[0, -1]
+    torch.testing.assert_close(logits, weight * (sureness(answers) - math.log(1 / 3))[:, 0], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("policy", ["gaussian", "random"])
+def test_a_learned_baseline_judges_the_states_that_decide(policy):
+    """And learns from them, as from the locations that are chosen there."""
+    model, images = make(glimpses=3, policy=policy, baseline="learned"), pictures()
+    draws = noise(model)
+    logits, trace = rollout(model, images, draws)
+    state = model.start(images, 1)
+    for t in range(2):
+        state = model.step(state, draws[0, :, t])
+        torch.testing.assert_close(trace.baselines[0, :, t], model.baseline(state.hidden), atol=1e-5, rtol=1e-4)
+    stopping(logits, trace, torch.arange(30) % 4, baseline="learned").total.backward()
+    assert model.baseline_network.weight.grad.abs().max() > 0
+
+
 def test_the_loss_by_hand():
-    """Two paths of three glimpses that answer after one and after all: every answer and location counts, a path pays
-    for each glimpse until its answer, and decisions after it have no part.
+    """Three paths of three glimpses that answer after one, two and all: what is given counts and what comes last; a
+    path pays for each glimpse until its answer, and decisions after it have no part.
     """
-    right = torch.tensor([[0.5, 0.6, 0.9], [0.25, 0.5, 0.75]], dtype=torch.float64)
-    step_logits = torch.stack([right.log(), (1 - right).log()], -1)[:, None]  # M 2, B 1, N 3, K 2
-    looked = torch.tensor([[[-0.3, -0.4]], [[-0.6, -0.7]]], dtype=torch.float64)
-    decided = torch.tensor([[[-0.5, 0.0]], [[-1.0, -2.0]]], dtype=torch.float64)
-    baselines = torch.tensor([[[0.1, 0.4]], [[0.2, 0.3]]], dtype=torch.float64)
-    logits = torch.stack([step_logits[0, :, 0], step_logits[1, :, 2]])
+    right = torch.tensor([[0.5, 0.6, 0.9], [0.25, 0.4, 0.7], [0.3, 0.5, 0.75]], dtype=torch.float64)
+    step_logits = torch.stack([right.log(), (1 - right).log()], -1)[:, None]  # M 3, B 1, N 3, K 2
+    looked = torch.tensor([[-0.3, -0.4], [-0.6, -0.7], [-0.8, -0.9]], dtype=torch.float64)
+    decided = torch.tensor([[-0.5, 0.0], [-1.0, -1.5], [-2.0, -2.5]], dtype=torch.float64)
+    baselines = torch.tensor([[0.1, 0.4], [0.2, 0.3], [0.5, 0.6]], dtype=torch.float64, requires_grad=True)
+    logits = torch.stack([step_logits[0, :, 0], step_logits[1, :, 1], step_logits[2, :, 2]])
     trace = Trace(
-        torch.zeros(2, 1, 3, 2), looked, baselines, logits, step_logits,
-        glimpses=torch.tensor([[1], [3]]), stop_log_probs=decided,
+        torch.zeros(3, 1, 3, 2), looked[:, None], baselines[:, None], logits, step_logits,
+        glimpses=torch.tensor([[1], [2], [3]]), stop_log_probs=decided[:, None],
     )  # fmt: skip
     options = {"reward": "probability", "glimpse_cost": 0.1, "discount": 0.5}
-    losses = stopping(logits, trace, torch.tensor([0]), baseline="learned", **options)
-    short, long = (0.5 - 0.1, 0.5 - 0.1), (0.75 * 0.5 - 0.3, 0.75 - 0.3)  # what the decisions bring
-    there = ((0.6 + 0.9 * 0.5) / 2, 0.9), ((0.5 + 0.75 * 0.5) / 2, 0.75)  # what the locations bring
-    stops = -0.5 * (short[0] - 0.1) - 1.0 * (long[0] - 0.2) - 2.0 * (long[1] - 0.3)
-    looks = -0.3 * (there[0][0] - 0.1) - 0.4 * (0.9 - 0.4) - 0.6 * (there[1][0] - 0.2) - 0.7 * (0.75 - 0.3)
-    assert losses.reinforce.item() == pytest.approx(-(stops + looks) / 2)
-    fit = (there[0][0] - 0.1) ** 2 + (0.9 - 0.4) ** 2 + (there[1][0] - 0.2) ** 2 + (0.75 - 0.3) ** 2
-    assert losses.baseline.item() == pytest.approx(fit / 4)
-    assert losses.reward.item() == pytest.approx((0.4 + 0.45) / 2)
-    assert losses.cross_entropy.item() == pytest.approx(-right.log().sum().item() / 2)
-    assert losses.total.item() == pytest.approx(
-        sum(x.item() for x in (losses.cross_entropy, losses.reinforce, losses.baseline))
-    )
+    weights = {"reinforce_weight": 0.3, "baseline_weight": 0.7}
+    losses = stopping(logits, trace, torch.tensor([0]), baseline="learned", **options, **weights)
+    short, middle, long = [0.5 - 0.1, 0.0], [0.4 / 2 - 0.2, 0.4 - 0.2], [0.75 / 4 - 0.3, 0.75 / 2 - 0.3]  # decisions
+    decisions_bring = torch.tensor([short, middle, long], dtype=torch.float64)
+    locations_bring = torch.tensor([[0.45, 0.9], [(0.4 + 0.35) / 2, 0.7], [0.375, 0.75]], dtype=torch.float64)
+    own = decided * (decisions_bring - baselines) + looked * (locations_bring - baselines)
+    assert losses.reinforce.item() == pytest.approx(-own.sum().item() / 3)
+    assert losses.baseline.item() == pytest.approx((locations_bring - baselines).square().mean().item())
+    assert losses.reward.item() == pytest.approx((0.4 + 0.2 + 0.45) / 3)
+    entropies = -((0.5 * 0.4 * 0.75 * 0.9 * 0.7 * 0.75) ** (1 / 3))
+    assert losses.cross_entropy.item() == pytest.approx(-math.log(-entropies))
+    assert losses.error.item() == pytest.approx(1 / 3)  # of the answers that are given
+    parts = losses.cross_entropy + 0.3 * losses.reinforce + 0.7 * losses.baseline
+    assert losses.total.item() == pytest.approx(parts.item())
+    losses.total.backward()  # of the baselines by their fit alone
+    torch.testing.assert_close(baselines.grad, 0.7 * 2 / 6 * (baselines - locations_bring).detach())
+
     others = stopping(logits, trace, torch.tensor([0]), baseline="leave_one_out", **options)
-    stops = -0.5 * (short[0] - long[0]) - 1.0 * (long[0] - short[0]) - 2.0 * (long[1] - short[1])
-    ahead = there[0][0] - there[1][0], 0.9 - 0.75
-    looks = -0.3 * ahead[0] - 0.4 * ahead[1] + 0.6 * ahead[0] + 0.7 * ahead[1]
-    assert others.reinforce.item() == pytest.approx(-(stops + looks) / 2)
+    decisions_bring[0, 1] = 0.5 - 0.1  # what the others compare with: nothing more to be discounted
+    gain = [values - (values.sum(0) - values) / 2 for values in (decisions_bring, locations_bring)]
+    assert others.reinforce.item() == pytest.approx(-(decided * gain[0] + looked * gain[1]).sum().item() / 3)
 
 
 @pytest.mark.parametrize("baseline", ["learned", "leave_one_out"])
