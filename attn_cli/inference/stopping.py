@@ -37,12 +37,14 @@ def answer_early(
         answers = model.classify(state.hidden)
         if t + 1 < N:
             done = enough(model.stop_logit(state.hidden, answers), noise[:, 2], greedy)
-        answers = answers[done]
+        stay = len(left) - int(done.sum())  # the one sync
+        order = done.byte().argsort(stable=True)
+        on, ended = order[:stay], order[stay:]
         logits = answers.new_zeros(M * B, answers.shape[-1]) if logits is None else logits
-        logits[left[done]], glimpses[left[done]] = answers, t + 1
-        if done.all():
+        logits[left[ended]], glimpses[left[ended]] = answers[ended], t + 1
+        if stay == 0:
             break
-        if done.any():
-            state, left = keep(state, (~done).nonzero()[:, 0], 1), left[~done]
+        if len(ended):
+            state, left = keep(state, on, 1), left[on]
     assert logits is not None
     return logits.view(M, B, -1), glimpses.view(M, B)
