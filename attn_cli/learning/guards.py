@@ -185,9 +185,9 @@ def _not_finite(step: int, loss: float, total: float, names: list[str], norms: l
 
 class Checkpoints(Checkpoint):
     """Writes last.ckpt every `every` epochs, after the last one and every `seconds` within an epoch; best.ckpt when the
-    module's `val_error` improves and is finite. The last.ckpt before stays as previous.ckpt.
+    module's `score`, the less the better, improves and is finite. The last.ckpt before stays as previous.ckpt.
 
-    Beside Lightning's state a checkpoint holds, under "attn", the best error so far, the position in the training
+    Beside Lightning's state a checkpoint holds, under "attn", the best score so far, the position in the training
     batches and all random states; these are restored as the last thing before training goes on. Of several processes
     the first one writes; the random states of the others are under "others", by rank, and are restored where as many
     processes go on.
@@ -195,7 +195,7 @@ class Checkpoints(Checkpoint):
 
     def __init__(self, folder: Path, every: int = 1, seconds: float | None = None, finite: FiniteGuard | None = None):
         self.folder, self.every, self.seconds, self.finite = Path(folder), every, seconds, finite
-        self.best: float | None = None  # lowest validation error so far
+        self.best: float | None = None  # lowest score so far
         self.saved_step: int | None = None  # of the last.ckpt that this process wrote
         self._saved_at = 0.0
         self._last_is_good = True
@@ -233,9 +233,9 @@ class Checkpoints(Checkpoint):
             self.save(trainer)
 
     def _save_best(self, trainer: pl.Trainer, learner: Any) -> None:
-        error = learner.val_error
-        if isinstance(error, (int, float)) and is_better(error, self.best):
-            self.best = float(error)
+        score = learner.score
+        if isinstance(score, (int, float)) and is_better(score, self.best):
+            self.best = float(score)
             self._write(trainer, "best.ckpt")
 
     def advice(self) -> str:

@@ -65,7 +65,7 @@ class Learner(pl.LightningModule):
         self.listeners = []  # called with the row of each finished epoch
         self.seconds = 0.0  # spent in training steps, over all attempts
         self.images = 0
-        self.val_error: float | None = None
+        self.score: float | None = None  # what the best checkpoint has least of; None: not measured in this epoch
         self.register_buffer("totals", torch.zeros(len(LOGGED) + 1), persistent=False)  # the last one counts steps
         self._since = time.perf_counter()
         self._loss_and_row = compiled(self.loss_and_row) if compile_step else self.loss_and_row
@@ -155,22 +155,22 @@ class Learner(pl.LightningModule):
 
     def close_epoch(self, done: int, step: int, rate: float) -> dict[str, Any]:
         """The row of the epoch for the log, after validation; errors in %."""
-        trainer, self.val_error = self.config.trainer, None
+        trainer, self.score = self.config.trainer, None
         found: Evaluation | None = None
         *sums, count = self.totals.tolist()  # the one transfer to the host in an epoch
         self.totals.zero_()
         if done % trainer.validate_every == 0 or done == trainer.epochs:
             found = self.validate()
-            self.val_error = found.error()
+            self.score = found.error() + self.price(found)
         means = {name: value / max(count, 1) for name, value in zip(LOGGED, sums, strict=True)}
         row = {"epoch": done, "step": step, **means, "lr": rate, "seconds": round(self.seconds, 2)}
         row["train_loss"], row["train_error"], row["val_error"] = (
             row.pop("loss"),
             100 * row.pop("error"),
-            self.val_error,
+            found and found.error(),
         )
         if self.model.game is not None:
-            row["caught"] = None if self.val_error is None else 100 - self.val_error
+            row["caught"] = found and 100 - found.error()
         if self.model.stops:
             row["mean_glimpses"] = found and found.mean_glimpses
         return row
@@ -192,6 +192,10 @@ class Learner(pl.LightningModule):
         state = checkpoint["learner"]
         self.seconds, self.images = state["seconds"], state["images"]
         self.totals.copy_(torch.tensor(state["totals"]))
+
+    def price(self, found: Evaluation) -> float:
+        """What the glimpses of a model that stops by itself cost, in points of the error, as in training; else 0."""
+        return 100 * getattr(self.config.model, "glimpse_cost", 0.0) * found.mean_glimpses if self.model.stops else 0.0
 
     def validate(self) -> Evaluation:
         """With the mean-location policy on the validation images."""

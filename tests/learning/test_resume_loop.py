@@ -63,7 +63,7 @@ class Learner(pl.LightningModule):
         self.at, self.seen = at, seen
         self.by_hand = False
         self.finite: Any = None
-        self.val_error: float | None = None
+        self.score: float | None = None
 
     def happen(self, place: str) -> None:
         self.at.pop((place, self.trainer.global_step), lambda: None)()
@@ -98,8 +98,8 @@ class Learner(pl.LightningModule):
         self.happen("validation")
 
     def on_validation_epoch_end(self) -> None:
-        self.val_error = 10.0 * self.wrong
-        self.seen.append(("validation", self.trainer.global_step, self.val_error))
+        self.score = 10.0 * self.wrong
+        self.seen.append(("validation", self.trainer.global_step, self.score))
 
     def on_train_epoch_end(self) -> None:
         if self.by_hand:  # the other way to validate: by hand, outside Lightning's loop

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import itertools
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from attn_cli.config import schema
+from attn_cli.data.splits import DataInfo
 from attn_cli.errors import Refused
-from attn_cli.inference.monte_carlo import evaluate, evaluate_views
+from attn_cli.inference.monte_carlo import Evaluation, evaluate, evaluate_views
 from attn_cli.inference.regions import last_regions
 from attn_cli.inference.stopping import answer_early
 from attn_cli.learning.objectives import stopping
+from attn_cli.learning.training import make_learner
 from attn_cli.models.ram import RAM
 from attn_cli.models.rollout import draw_noise, rollout
 from attn_cli.models.stopping import MOST, SUREST, Bounded, decisions, enough, sureness
@@ -253,6 +256,18 @@ def test_the_policy_gradient_reaches_the_stop_network_and_the_core(gradient, rea
     assert model.stop_network.weight.grad.abs().max() > 0 and model.action_network.weight.grad is None
     core = model.core.weight.grad
     assert (core is not None and core.abs().max() > 0) == reaches
+
+
+@pytest.mark.parametrize(("stop", "price"), [("learned", 100 * 0.02 * 2.5), ("never", 0.0)])
+def test_the_best_checkpoint_has_least_error_and_price_together(monkeypatch, stop, price):
+    """In points of the error, where one is right with the probability that it is rewarded with."""
+    model = schema.Ram(hidden=24, glimpse_hidden=12, glimpse_features=16, stop=stop, glimpse_cost=0.02)
+    info = DataInfo("none", 1, 20, 20, 4, ("a", "b", "c", "d"), 0, 8, 8, 8)
+    learner = make_learner(schema.Config(model=model), SimpleNamespace(info=info), compile_step=False)
+    found = Evaluation(100, 1, True, [[7]], 2.5, 6, torch.zeros(1, 100, dtype=torch.bool))
+    monkeypatch.setattr(learner, "validate", lambda: found)
+    row = learner.close_epoch(1, 10, 0.1)
+    assert row["val_error"] == pytest.approx(7) and learner.score == pytest.approx(7 + price)
 
 
 @pytest.mark.parametrize(("cost", "glimpses"), [(0.3, 1), (0.0, 4)])
