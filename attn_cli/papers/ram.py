@@ -102,8 +102,8 @@ TABLES = (
                 "at a price of 0.01, from nothing",
                 Train(
                     "ram/stop_6",
-                    ("model.glimpse_cost=0.01", "optimizer.lr=0.002", "trainer.epochs=60"),
-                    cpu=14 * MINUTE,
+                    ("model.glimpse_cost=0.01", "optimizer.lr=0.002", "trainer.epochs=40"),
+                    cpu=10 * MINUTE,
                 ),
             ),
         ),
