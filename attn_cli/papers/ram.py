@@ -130,6 +130,16 @@ TABLES = (
                 (Published(ARXIV, 15.0, "caught roughly 85 %"),),
             ),
             Cell(
+                "longer",
+                "and on for as many frames again, 128 games at a time",
+                Train(
+                    "ram/catch",
+                    ("trainer.batch_size=128", "data.games=25600", "trainer.epochs=35"),
+                    start="best",
+                    cpu=15 * MINUTE,
+                ),
+            ),
+            Cell(
                 "fixed-gaze",
                 "the same with its gaze fixed on the centre",
                 Train("ram/catch", ("model.policy=fixed",), cpu=20 * MINUTE),
