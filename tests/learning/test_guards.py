@@ -54,7 +54,7 @@ class Learner(pl.LightningModule):
         torch.manual_seed(0)
         self.first, self.second = nn.Linear(2, 4), nn.Linear(4, 2)
         self.spoil, self.errors = spoil, errors
-        self.val_error: float | None = None
+        self.score: float | None = None
         self.weights: list[Tensor] = []  # before each step
 
     def training_step(self, batch: tuple[Tensor, Tensor, int, int], batch_idx: int) -> Tensor:
@@ -65,7 +65,7 @@ class Learner(pl.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         if self.current_epoch < len(self.errors):
-            self.val_error = self.errors[self.current_epoch]
+            self.score = self.errors[self.current_epoch]
 
     def configure_optimizers(self) -> Any:
         return torch.optim.AdamW(self.parameters(), lr=0.01, fused=True)

@@ -21,6 +21,7 @@ from attn_cli.models.counting import parts_of
 from attn_cli.models.model import GlimpseModel
 from attn_cli.models.parts import multiply_adds
 from attn_cli.models.rollout import draw_noise, rollout
+from attn_cli.models.stopping import sureness
 
 N, SIDE = 5, 24
 INFO = DataInfo("videos", 1, SIDE, SIDE, 3, ("a", "b", "c"), 0, 8, 8, 8, frames=N)
@@ -102,10 +103,13 @@ def test_soft_attention_learns_from_every_frame() -> None:
 def test_answering_early_is_the_rollout(greedy: bool) -> None:
     """Batches that shrink take the right frames of the right videos along."""
     model, clips = build(STOPPING), videos(12)
-    with torch.no_grad():
-        model.get_parameter("stop_network.bias").fill_(0.3 if not greedy else 0.0)
-        model.get_parameter("stop_network.weight").mul_(20)
     noise = draw_noise(1, 0, (3, 12, N), numbers=model.noises)
+    with torch.no_grad():  # a logit that is 0 on average and differs from video to video
+        weight = model.get_parameter("stop_network.weight")
+        hidden = model.step(model.start(clips[:, 0], 3), noise[:, :, 0].flatten(0, 1)).hidden
+        weight.mul_(20)
+        seen = torch.cat([hidden, sureness(model.classify(hidden))], 1)
+        model.get_parameter("stop_network.bias").fill_(-(seen @ weight[0]).mean())
     logits, trace = rollout(model, clips, noise, greedy)
     early, glimpses = answer_early(model, clips, noise, greedy)
     assert torch.equal(glimpses, trace.glimpses) and len(glimpses.unique()) > 1
