@@ -19,7 +19,7 @@ from attn_cli.learning.compiling import (
     improve,
     split_bias,
 )
-from attn_cli.learning.objectives import hybrid
+from attn_cli.learning.objectives import hybrid, stopping
 from attn_cli.models.ram import RAM
 from attn_cli.models.rollout import draw_noise, rollout
 
@@ -82,6 +82,7 @@ def test_a_bias_is_added_after_its_product():
         {},
         {"core": "lstm", "policy_gradient": "full", "samples": 2, "baseline": "leave_one_out"},
         {"scale": "learned", "samples": 2},
+        {"stop": "learned", "samples": 2, "baseline": "leave_one_out"},
     ],
 )
 def test_compiled_loss_and_gradients_equal_the_eager_ones(changes):
@@ -93,7 +94,8 @@ def test_compiled_loss_and_gradients_equal_the_eager_ones(changes):
 
     def loss(images, noise, labels):
         logits, trace = rollout(model, images, noise)
-        return hybrid(logits, trace, labels, baseline=config.baseline, reinforce_weight=0.5).total
+        objective = stopping if config.stop == "learned" else hybrid
+        return objective(logits, trace, labels, baseline=config.baseline, reinforce_weight=0.5).total
 
     def gradients(function):
         model.zero_grad()
