@@ -73,7 +73,7 @@ TABLES = (
             _cell(
                 "forward",
                 "forward, fine-tuned",
-                Train("dram/sequence_110_forward", start="dram/3-mnist/forward", cpu=7 * MINUTE),
+                Train("dram/sequence_110_forward", start="dram/3-mnist/forward", cpu=27 * MINUTE),
                 5.1,
             ),
             _cell("forward-average", "the same, 10 paths averaged", Evaluate("forward", AVERAGED)),

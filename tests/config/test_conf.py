@@ -70,7 +70,7 @@ DRAM = {  # published error in %, model, data, glimpses per target, and what els
     "dram/sequence_forward": (None, "dram_small", "mnist_sequence", 3, {"reader": "forward", "samples": 4}),
     "dram/sequence_backward": (None, "dram_small", "mnist_sequence", 3, {"reader": "backward", "samples": 2}),
     "dram/sequence_convnet": (None, "convnet_10_small", "mnist_sequence", None, {}),
-    "dram/sequence_110_forward": (None, "dram_small", "mnist_sequence_110", 3, {"reader": "forward", "samples": 2}),
+    "dram/sequence_110_forward": (None, "dram_small", "mnist_sequence_110", 3, {"reader": "forward", "samples": 4}),
     "dram/sequence_110_backward": (None, "dram_small", "mnist_sequence_110", 3, {"reader": "backward", "samples": 2}),
     "dram/section5_convnet": (5.5, "convnet_10", "svhn", None, {"dropout": 0.5, "dropout_layers": "hidden"}),
 }
