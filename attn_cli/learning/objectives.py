@@ -51,6 +51,11 @@ def leave_one_out(values_MBA: Tensor) -> Tensor:
     return (values_MBA.sum(0, keepdim=True) - values_MBA) / (M - 1)
 
 
+def _advantages(returns_MBA: Tensor, trace: Trace, baseline: str) -> Tensor:
+    """The returns less the learned baseline, which gets no gradient here, or less those of the image's other paths."""
+    return returns_MBA - (trace.baselines.detach() if baseline == "learned" else leave_one_out(returns_MBA))
+
+
 def hybrid(
     logits_MBK: Tensor,
     trace: Trace,
@@ -77,10 +82,8 @@ def hybrid(
         return Losses(cross_entropy, cross_entropy.detach(), zero, zero, reward_MB.mean(), error)
     powers = discount ** torch.arange(A - 1, -1, -1, device=logits_MBK.device, dtype=logits_MBK.dtype)
     returns_MBA = reward_MB[..., None] * powers
-    learned = baseline == "learned"
-    b_MBA = trace.baselines.detach() if learned else leave_one_out(returns_MBA)
-    reinforce = -(trace.log_probs * (returns_MBA - b_MBA)).sum(-1).mean()  # eq. 1 with a baseline
-    fit = F.mse_loss(trace.baselines, returns_MBA) if learned else zero
+    reinforce = -(trace.log_probs * _advantages(returns_MBA, trace, baseline)).sum(-1).mean()  # eq. 1 with a baseline
+    fit = F.mse_loss(trace.baselines, returns_MBA) if baseline == "learned" else zero
     total = cross_entropy + reinforce_weight * reinforce + baseline_weight * fit
     return Losses(total, cross_entropy.detach(), reinforce.detach(), fit.detach(), reward_MB.mean(), error)
 
@@ -117,13 +120,10 @@ def stopping(
     there_MBA = last_MB1 * discount ** (A - 1 - action)
     before_MBA = given_MB1 * discount ** (used - 2 - action).clamp(min=0)
     location_MBA = torch.where(action < used - 1, (before_MBA + there_MBA) / 2, there_MBA)
-    learned = baseline == "learned"
-    b = trace.baselines.detach() if learned else None
-    reinforce = -(trace.stop_log_probs * (decision_MBA - (leave_one_out(decision_MBA) if b is None else b))).sum(-1)
+    reinforce = -(trace.stop_log_probs * _advantages(decision_MBA, trace, baseline)).sum(-1)
     if trace.log_probs.shape[-1]:
-        gain = location_MBA - (leave_one_out(location_MBA) if b is None else b)
-        reinforce = reinforce - (trace.log_probs * gain).sum(-1)
-    fit = F.mse_loss(trace.baselines, location_MBA) if learned else cross_entropy.detach() * 0
+        reinforce = reinforce - (trace.log_probs * _advantages(location_MBA, trace, baseline)).sum(-1)
+    fit = F.mse_loss(trace.baselines, location_MBA) if baseline == "learned" else cross_entropy.detach() * 0
     total = cross_entropy + reinforce_weight * reinforce.mean() + baseline_weight * fit
     error = (logits_MBK.detach().argmax(-1) != targets_B).to(logits_MBK.dtype).mean()
     worth = (given_MB1 - price_MB1).mean()
