@@ -17,7 +17,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -217,19 +217,21 @@ def _train(step: Step, given: list[str]) -> Record:
         hardware=hardware(result["device"], result["threads"]),
         commit=(result["commit"] or "")[:7],
         command=shlex.join(["attn", "train", *shown]),
-        note=_beside(result),
+        note=remark(result),
     )
 
 
-def _beside(result: dict[str, Any]) -> str:
-    """What an error is to be read with: how many glimpses it took, where the model decides that; how often the gaze was
-    on an object that moves.
+def remark(result: Mapping[str, Any]) -> str:
+    """What an error is to be read with, of a result or an evaluation: how many glimpses it took, where not all were
+    taken; how often the gaze was on an object that moves.
     """
-    if result.get("mean_glimpses", result.get("glimpses")) != result.get("glimpses"):
-        return f"at {result['mean_glimpses']:.2f} glimpses"
+    most = result.get("most_glimpses", result.get("glimpses"))  # of an evaluation, of a result
+    found = []
+    if result.get("mean_glimpses", most) != most:
+        found.append(f"at {result['mean_glimpses']:.2f} glimpses")
     if "gaze_on_target" in result:
-        return f"gaze on the object in {result['gaze_on_target']:.1f} % of the frames"
-    return ""
+        found.append(f"gaze on the object in {result['gaze_on_target']:.1f} % of the frames")
+    return "; ".join(found)
 
 
 def _attn(given: list[str]) -> None:
@@ -282,7 +284,7 @@ def _evaluate(step: Step, given: list[str]) -> Record | None:
         hardware=hardware(str(choose_device("auto")), 1),
         commit=(commit() or "")[:7],
         command=shlex.join(["attn", command, *given]),
-        note=_beside(result),
+        note=remark(result),
     )
 
 

@@ -151,7 +151,7 @@ TABLES = (
             Cell(
                 "video",
                 "and trained on videos of 20 frames, a glimpse each",
-                Train("soft_ram/track", start="static", cpu=18 * MINUTE),
+                Train("soft_ram/track", start="static", cpu=15 * MINUTE),
             ),
         ),
     ),

@@ -228,3 +228,24 @@ def test_a_process_that_does_not_end_well(
 
 def test_hardware_names_threads_and_processor() -> None:
     assert reproducing.hardware("cpu", 1).startswith(f"1 of {os.cpu_count()} cores, ")
+
+
+@pytest.mark.parametrize(
+    ("result", "says"),
+    [
+        ({"glimpses": 6}, ""),
+        ({"glimpses": 6, "mean_glimpses": 3.816}, "at 3.82 glimpses"),
+        ({"mean_glimpses": 6.0, "most_glimpses": 6}, ""),
+        ({"mean_glimpses": 9.5, "most_glimpses": 18}, "at 9.50 glimpses"),
+        (
+            {"mean_glimpses": 20.0, "most_glimpses": 20, "gaze_on_target": 82.11},
+            "gaze on the object in 82.1 % of the frames",
+        ),
+        (
+            {"mean_glimpses": 4.0, "most_glimpses": 20, "gaze_on_target": 50.0},
+            "at 4.00 glimpses; gaze on the object in 50.0 % of the frames",
+        ),
+    ],
+)
+def test_an_error_is_recorded_with_what_it_is_to_be_read_with(result, says):
+    assert reproducing.remark(result) == says
