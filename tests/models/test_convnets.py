@@ -98,9 +98,27 @@ def test_dropout_on_all_layers_or_on_the_hidden_ones():
 
 def test_batch_normalisation_between_a_convolution_and_its_relu():
     kinds = [type(layer).__name__ for layer in make(norm=True).layers]
-    one = ["Conv2d", "BatchNorm2d", "ReLU", "MaxPool2d"]
+    one = ["Conv2d", "BatchNorm2d", "MaxPool2d", "ReLU"]
     assert kinds == [*one, *one, "Flatten", "Linear", "ReLU", "Linear", "ReLU"]
     assert [name for name in kinds if name != "BatchNorm2d"] == [type(layer).__name__ for layer in make().layers]
+
+
+@pytest.mark.parametrize("changes", [{}, {"norm": True}, {"padding": False, "pool_padding": 1}])
+def test_the_relu_may_come_after_the_pooling(changes):
+    """Departure 7: logits and gradients are those of the papers' order, bit for bit."""
+    model, papers = make(**changes), make(**changes)
+    layers = list(papers.layers)
+    for i, layer in enumerate(papers.layers):
+        if isinstance(layer, torch.nn.MaxPool2d):
+            layers[i], layers[i + 1] = layers[i + 1], layer
+    papers.layers = torch.nn.Sequential(*layers)
+    assert [type(layer) for layer in papers.layers] != [type(layer) for layer in model.layers]
+    results = []
+    for network in (model, papers):
+        logits, _ = run(network, images())
+        logits.logsumexp(-1).sum().backward()
+        results.append([logits, *(p.grad for p in network.parameters())])
+    assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
 
 
 def test_every_position_has_weights_of_its_own():
