@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from attn_cli import places, processes
-from attn_cli.commands import launch, train_seeds
+from attn_cli.commands import launch, train_together
 from attn_cli.commands.outcome import evaluated, record
 from attn_cli.config import schema
 from attn_cli.data.batches import open_data
@@ -29,8 +29,8 @@ def run(config: schema.Config) -> dict[str, Any]:
 
     One of several processes where torchrun, srun or commands/launch.py, where `attn train` begins, started them.
     """
-    if config.trainer.parallel_seeds > 1 and config.resume is None:
-        return train_seeds.run(config)
+    if config.trainer.parallel > 1 and config.resume is None:
+        return train_together.run(config)
     before = None
     if config.resume is not None:
         before, config = launch.continued(config.resume)

@@ -77,6 +77,12 @@ class Trainer:
     validate_every: int = bounded(1, 1, 100_000)  # epochs
     limit_train_steps: int | None = bounded(None, 1, 10**9)  # steps an epoch; None: all
     parallel_seeds: int = bounded(1, 1, 64)  # runs with seeds from `seed` on, trained as one computation
+    parallel_lrs: tuple[float, ...] = bounded((), 0, 100, above=True)  # with each of these rates; (): optimizer.lr
+
+    @property
+    def parallel(self) -> int:
+        """How many runs are trained as one computation."""
+        return self.parallel_seeds * max(1, len(self.parallel_lrs))
 
 
 @dataclass(frozen=True)
@@ -264,7 +270,7 @@ def _check_together(config: Config | Cost) -> None:
         raise Refused(
             f"trainer.batch_size={trainer.batch_size} must be a multiple of trainer.devices={trainer.devices}."
         )
-    if isinstance(config, Config) and trainer.parallel_seeds > 1:
+    if isinstance(config, Config) and (trainer.parallel > 1 or trainer.parallel_lrs):
         _check_parallel(config)
     unused = {
         "adam_onecycle": {"momentum": (0.9, "sgd"), "nesterov": (False, "sgd"), "decay": (1.0, "sgd or adam")},
@@ -284,12 +290,22 @@ def _check_together(config: Config | Cost) -> None:
 
 
 def _check_parallel(config: Config) -> None:
-    count = config.trainer.parallel_seeds
+    count, rates = config.trainer.parallel_seeds, config.trainer.parallel_lrs
+    together = f"trainer.parallel_{'seeds' if count > 1 else 'lrs'}"
     if config.trainer.devices > 1:
-        raise Refused("trainer.parallel_seeds is for one device: use trainer.devices=1.")
+        raise Refused(f"{together} is for one device: use trainer.devices=1.")
     if config.logger.name not in ("csv", "none"):
+        raise Refused(f"logger={config.logger.name} follows one run, {together} trains several: use logger=csv.")
+    if len(rates) == 1:
         raise Refused(
-            f"logger={config.logger.name} follows one run, trainer.parallel_seeds trains several: use logger=csv."
+            f"trainer.parallel_lrs needs two learning rates at least; for one alone set optimizer.lr={rates[0]:g}."
+        )
+    if len(set(rates)) < len(rates):
+        raise Refused("trainer.parallel_lrs has a learning rate twice: runs with the same seed would be the same.")
+    if config.trainer.parallel > 64:
+        raise Refused(
+            f"trainer.parallel_seeds={count} with {len(rates)} learning rates are {config.trainer.parallel} runs, more "
+            "than 64."
         )
     if config.seed + count > 2**32:
         raise Refused(

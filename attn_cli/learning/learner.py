@@ -135,9 +135,13 @@ class Learner(pl.LightningModule):
             per_epoch = min(per_epoch, trainer.limit_train_steps)
         self._steps_per_epoch = per_epoch
         optimiser, schedule = optimisers.build(
-            self.config.optimizer, self.model.parameters(), per_epoch * trainer.epochs, per_epoch
+            self.config.optimizer, self.parameter_groups(), per_epoch * trainer.epochs, per_epoch
         )
         return {"optimizer": optimiser, "lr_scheduler": schedule}
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """What the optimiser changes, and the learning rate of each group."""
+        return [{"params": list(self.model.parameters()), "lr": self.config.optimizer.lr}]
 
     def on_train_start(self) -> None:
         self._optimiser: Any = self.optimizers(use_pl_optimizer=False)

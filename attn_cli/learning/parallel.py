@@ -1,19 +1,21 @@
-"""Several runs of one model, trained as one stacked computation: `trainer.parallel_seeds`.
+"""Several runs of one model, trained as one stacked computation: `trainer.parallel_seeds` and `parallel_lrs`.
 
-A small model leaves a device idle between its many small operations. P members, which differ in their seed alone, are
-given to `torch.vmap`: every operation works on all of them at once, with parameters (P, …), images (P, B, C, H, W) and
+A small model leaves a device idle between its many small operations. P members, which differ in seed or learning rate
+alone, are given to `torch.vmap`: every operation works on all of them at once, with parameters (P, …), images (P, B, C, H, W) and
 noise (P, M, B, N, …). What a member computes is what it would compute alone, up to the order of additions:
 
  1. Its weights, batches and noise are keyed by its own seed. Its module stays an ordinary one: the parameters are views
     of the stacked ones, so that validation and checkpoints read them as they are.
- 2. One optimiser holds the stacked parameters. Adam and SGD work element by element, so it equals P optimisers; what is
-    not element-wise, clipping and the guard against numbers that are not finite, has a norm for each member.
+ 2. One optimiser holds the stacked parameters; with G learning rates it has a group for each, whose parameters are
+    views of those of the neighbours in the stack that share it. Adam and SGD work element by element, so it equals P
+    optimisers; what is not element-wise, clipping and the guard against numbers that are not finite, has a norm for
+    each member.
  3. A member that is not finite is given up: nothing of it reaches the others, which share no number with it.
  4. Its checkpoints are those of a run trained alone, and such a run continues from them.
  5. Global random generators are not used in training. What draws from them (dropout) or changes buffers (batch
     normalisation) is refused, as are sequences that stop early: their shapes depend on what was read.
 
-Legend: P members, M samples, B batch, N glimpses, n parameters.
+Legend: P members, G learning rates, M samples, B batch, N glimpses, n parameters.
 """
 
 from __future__ import annotations
@@ -38,9 +40,12 @@ from attn_cli.models.rollout import draw_noise
 
 
 class Stack(nn.Module):
-    """The parameters of P models, each as one (P, …); those of the models become views of it."""
+    """The parameters of P models, each as one (P, …); those of the models become views of it.
 
-    def __init__(self, models: list[GlimpseModel]):
+    `parts`: the same parameters for an optimiser, cut along P into `groups` of as many members each.
+    """
+
+    def __init__(self, models: list[GlimpseModel], groups: int):
         super().__init__()
         self.names = [f"model.{name}" for name, _ in models[0].named_parameters()]  # as a learner has them
         self.stacked = nn.ParameterList()
@@ -50,6 +55,22 @@ class Stack(nn.Module):
             for parameter, part in zip(own, whole.detach(), strict=True):
                 parameter.data = part
             self.stacked.append(whole)
+        self.parts = [list(self.stacked)]
+        if groups > 1:
+            cut = [whole.detach().chunk(groups) for whole in self.stacked]
+            self.parts = [
+                [nn.Parameter(p, whole.requires_grad) for p, whole in zip(part, self.stacked, strict=True)]
+                for part in zip(*cut, strict=True)
+            ]
+
+    def hand_out_gradients(self) -> None:
+        """Let the parts have their shares of the gradients, which stay one tensor."""
+        if len(self.parts) == 1:
+            return
+        for i, whole in enumerate(self.stacked):
+            if whole.grad is not None:
+                for part, gradient in zip(self.parts, whole.grad.chunk(len(self.parts)), strict=True):
+                    part[i].grad = gradient
 
     def parameters_by_name(self) -> dict[str, nn.Parameter]:
         """The stacked parameters under the names that they have in a learner."""
@@ -119,7 +140,8 @@ class MemberGuard(FiniteGuard):
 
 
 class ParallelLearner(Learner):
-    """Trains its members: learners of one configuration but for the seed, whose models lie on the device.
+    """Trains its members: learners of one configuration but for seed and learning rate, whose models lie on the device.
+    As many members have one rate as have another, and they follow one another.
 
     `states` are the global random states in which each member would have begun to train alone. `on_failure` is called
     with the number of a member that is given up and the reason; with the last one, Refused is raised. The listeners of
@@ -131,7 +153,9 @@ class ParallelLearner(Learner):
 
     def __init__(self, members: Sequence[Learner], states: Sequence[dict[str, Any]], compile_step: bool = False):
         first = members[0]
-        super().__init__(cast(GlimpseModel, Stack([member.model for member in members])), first.config, first.data)
+        self.rates = list(dict.fromkeys(member.config.optimizer.lr for member in members))
+        stack = Stack([member.model for member in members], len(self.rates))
+        super().__init__(cast(GlimpseModel, stack), first.config, first.data)
         self.members, self.states, self.compile_step = tuple(members), states, compile_step
         self.finite = MemberGuard(first.config.optimizer.clip, self.give_up)
         self.failed: dict[int, Refused] = {}
@@ -205,14 +229,24 @@ class ParallelLearner(Learner):
             member.images += images.shape[1]
         return losses
 
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        return [{"params": part, "lr": rate} for part, rate in zip(self.stack.parts, self.rates, strict=True)]
+
+    def group(self, number: int) -> int:
+        """Which of the optimiser's groups has a member."""
+        return number * len(self.rates) // len(self.members)
+
     def manual_backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        self.stack.zero_grad()
         super().manual_backward(loss.sum(), *args, **kwargs)
+        self.stack.hand_out_gradients()
 
     def close_epoch(self, done: int, step: int, rate: float) -> dict[str, Any]:
         rows = []
-        for member in (self.members[number] for number in self.going):
+        for number in self.going:
+            member, group = self.members[number], self._optimiser.param_groups[self.group(number)]
             member.seconds = self.seconds
-            rows.append(member.close_epoch(done, step, rate))
+            rows.append(member.close_epoch(done, step, group["lr"]))
             for listener in member.listeners:
                 listener(rows[-1])
         means = {key: None if value is None else fmean(row[key] for row in rows) for key, value in rows[0].items()}
@@ -224,19 +258,31 @@ class ParallelLearner(Learner):
         number, member = self.saving, self.members[self.saving]
         member.seconds = self.seconds
         checkpoint["state_dict"] = member.state_dict()
-        checkpoint["optimizer_states"] = [_part(state, number) for state in checkpoint["optimizer_states"]]
+        group, place = self.group(number), number % (len(self.members) // len(self.rates))
+        checkpoint["optimizer_states"] = [_part(state, group, place) for state in checkpoint["optimizer_states"]]
+        checkpoint["lr_schedulers"] = [_of_group(state, group) for state in checkpoint["lr_schedulers"]]
         checkpoint["learner"] = member.state()
 
 
-def _part(state: dict[str, Any], number: int) -> dict[str, Any]:
-    """One member's part of an optimiser's state; scalars, such as Adam's count of steps, are those of all."""
+def _part(state: dict[str, Any], group: int, place: int) -> dict[str, Any]:
+    """The part of an optimiser's state that belongs to the member at a place in a group, as the optimiser of one run has
+    it; scalars, such as Adam's count of steps, are those of all.
+    """
+    own = state["param_groups"][group]
     moments = {
         index: {
-            key: value[number] if isinstance(value, Tensor) and value.dim() else value for key, value in entry.items()
+            key: value[place] if isinstance(value, Tensor) and value.dim() else value
+            for key, value in state["state"][number].items()
         }
-        for index, entry in state["state"].items()
+        for index, number in enumerate(own["params"])
+        if number in state["state"]
     }
-    return {**state, "state": moments}
+    return {"state": moments, "param_groups": [{**own, "params": list(range(len(own["params"])))}]}
+
+
+def _of_group(state: dict[str, Any], group: int) -> dict[str, Any]:
+    """A schedule's state with what belongs to one group alone."""
+    return {**state, **{key: [state[key][group]] for key in ("base_lrs", "_last_lr", "lr_lambdas") if key in state}}
 
 
 class MemberCheckpoints(Checkpoints):

@@ -57,7 +57,7 @@ def bounded_keys() -> list[Any]:
 def test_every_bound_is_enforced_and_named(values: dict[str, Any], key: str, bounds: dict[str, Any]) -> None:
     beyond = [bounds["high"] * 2 + 1, bounds["low"] if bounds["above"] else bounds["low"] - 1]
     for value in beyond:
-        with pytest.raises(Refused, match=rf"^{key} must be (above|at least) .* and at most .*, not "):
+        with pytest.raises(Refused, match=rf"^{key}(\[0\])? must be (above|at least) .* and at most .*, not "):
             schema.load(put(values, key, value))
 
 
@@ -123,6 +123,14 @@ def test_refusals_say_what_is_wrong(values: dict[str, Any], key: str, value: Any
         ({"trainer.devices": 2, "trainer.batch_size": 33}, "must be a multiple of trainer.devices=2"),
         ({"trainer.parallel_seeds": 2, "trainer.devices": 2}, "trainer.parallel_seeds is for one device"),
         ({"trainer.parallel_seeds": 2, "logger.name": "wandb"}, "logger=wandb follows one run"),
+        ({"trainer.parallel_lrs": [0.1, 0.2], "trainer.devices": 2}, "trainer.parallel_lrs is for one device"),
+        ({"trainer.parallel_lrs": [0.1]}, "needs two learning rates at least; for one alone set optimizer.lr=0.1"),
+        ({"trainer.parallel_lrs": [0.1, 0.2, 0.1]}, "trainer.parallel_lrs has a learning rate twice"),
+        ({"trainer.parallel_lrs": [0.1, -0.2]}, "trainer.parallel_lrs"),
+        (
+            {"trainer.parallel_lrs": [0.1, 0.2], "trainer.parallel_seeds": 33},
+            "trainer.parallel_seeds=33 with 2 learning rates are 66 runs, more than 64",
+        ),
         (
             {"trainer.parallel_seeds": 2, "seed": 2**32 - 1},
             "seed=4294967295 leaves no room for trainer.parallel_seeds=2",

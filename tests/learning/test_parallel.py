@@ -59,20 +59,20 @@ class Stripes:
         return (((along + phase[:, None, None]) % 6 < 3) * 255).to(torch.uint8)[:, None], labels
 
 
-def settings(model: Any, seed: int) -> schema.Config:
+def settings(model: Any, seed: int, **optimizer: Any) -> schema.Config:
     one_scale = isinstance(model, (schema.SoftRam, schema.ConvNet))
     return schema.Config(
         model=model,
         glimpses=schema.Glimpses(3, 10 if one_scale else 8),
         scales=schema.Scales(1 if one_scale else 3),
         trainer=schema.Trainer(epochs=2, batch_size=8, compile="off", accelerator="cpu"),
-        optimizer=schema.Optimizer(lr=0.01, clip=1.0),
+        optimizer=schema.Optimizer(**{"lr": 0.01, "clip": 1.0, **optimizer}),
         seed=seed,
     )
 
 
-def member(model: Any, seed: int, data: Any = None) -> Learner:
-    learner = make_learner(settings(model, seed), data or Stripes())
+def member(model: Any, seed: int, data: Any = None, **optimizer: Any) -> Learner:
+    learner = make_learner(settings(model, seed, **optimizer), data or Stripes())
     learner.model.double()
     return learner
 
@@ -148,6 +148,36 @@ def test_twenty_steps_are_those_of_the_runs_alone(name, tmp_path):
             assert_close(one, other)
     first, second = (dict(part.model.named_parameters()) for part in together.members[:2])
     assert not any(torch.equal(first[key], second[key]) for key in first if "weight" in key)
+
+
+@pytest.mark.parametrize("seeds", [(3,), (3, 4)])
+@pytest.mark.parametrize(
+    "optimizer",
+    [{"weight_decay": 0.1}, {"name": "adam", "decay": 0.5}, {"name": "sgd", "decay": 0.5, "weight_decay": 0.1}],
+    ids=lambda optimizer: optimizer.get("name", "adam_onecycle"),
+)
+def test_learning_rates_are_those_of_the_runs_alone(seeds, optimizer, tmp_path):
+    """As above, for each seed with each of three rates: checkpoints and logged rates after twenty steps."""
+    chosen = [(seed, rate) for rate in (0.02, 0.001, 0.005) for seed in seeds]
+    members, states, places = [], [], []
+    for seed, rate in chosen:
+        members.append(member(MODELS["ram"], seed, lr=rate, **optimizer))
+        states.append(random_states())
+    together, rows = ParallelLearner(members, states), [[] for _ in members]
+    for part, seen in zip(members, rows, strict=True):
+        part.listeners.append(seen.append)
+        places.append(tmp_path / f"run{len(places)}" / "checkpoints")
+        places[-1].mkdir(parents=True)
+    train(together, MemberCheckpoints(together, places))
+    last = []
+    for (seed, rate), place, row in zip(chosen, places, rows, strict=True):
+        one, seen = member(MODELS["ram"], seed, lr=rate, **optimizer), []
+        one.listeners.append(seen.append)
+        train(one, Checkpoints(place.parent / "alone"))
+        assert_close(row, seen)
+        assert_close(load(place / "last.ckpt"), load(place.parent / "alone" / "last.ckpt"))
+        last.append(load(place / "last.ckpt")["state_dict"]["model.core.weight"])
+    assert not any(torch.equal(a, b) for i, a in enumerate(last) for b in last[:i])
 
 
 def test_a_member_that_was_stopped_is_continued_alone(tmp_path):

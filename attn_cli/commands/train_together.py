@@ -1,4 +1,5 @@
-"""`attn train trainer.parallel_seeds=P`: runs that differ in their seed, trained as one stacked computation.
+"""`attn train` with `trainer.parallel_seeds` or `parallel_lrs`: runs that differ in seed or learning rate alone, trained
+as one stacked computation.
 
 Each has a run folder as if it had been trained alone, and is continued, evaluated and shown alone. One that fails, here
 or in its final evaluation, says so in its status.json; the others go on, and at the end the command is refused.
@@ -38,8 +39,7 @@ def run(config: schema.Config) -> dict[str, Any]:
     data = open_data(config.data).to(device)
     compile_step = should_compile(config, data)
     members, states, reports = [], [], []
-    for seed in range(config.seed, config.seed + config.trainer.parallel_seeds):
-        own = replace(config, seed=seed, trainer=replace(config.trainer, parallel_seeds=1))
+    for own in alone(config):
         members.append(make_learner(own, data, compile_step))
         reports.append(starting_weights(members[-1].model, own, resumed=False))
         states.append(random_states())
@@ -51,7 +51,7 @@ def run(config: schema.Config) -> dict[str, Any]:
     try:
         for member, report in zip(members, reports, strict=True):
             folders.append(create(member.config))
-            print(f"Run folder: {folders[-1].path} (seed {member.config.seed})", flush=True)
+            print(f"Run folder: {folders[-1].path} ({_differs(member.config, config)})", flush=True)
             if report is not None:
                 print(report, flush=True)
                 (folders[-1].path / "log.txt").write_text(report + "\n")
@@ -64,7 +64,7 @@ def run(config: schema.Config) -> dict[str, Any]:
         if refusal is not None:
             raise refusal from error
         raise
-    tables.show(tables.runs_table([_row(*pair) for pair in zip(folders, members, strict=True)]))
+    tables.show(tables.runs_table([_row(*pair, config) for pair in zip(folders, members, strict=True)]))
     if learner.failed:
         number, refused = next(iter(learner.failed.items()))
         raise Refused(f"{len(learner.failed)} of {len(members)} runs failed, {folders[number].path} first: {refused}")
@@ -72,6 +72,21 @@ def run(config: schema.Config) -> dict[str, Any]:
     keys = [key for key in ("val_error", "test_error", "glimpses", "mean_glimpses", "seconds") if key in first]
     means: dict[str, Any] = {key: fmean(result[key] for result in results.values()) for key in keys}
     return {"run": " ".join(str(folder.path) for folder in folders), **means}
+
+
+def alone(config: schema.Config) -> list[schema.Config]:
+    """What each run would be trained with by itself; those of one learning rate follow one another."""
+    trainer = replace(config.trainer, parallel_seeds=1, parallel_lrs=())
+    return [
+        replace(config, seed=seed, optimizer=replace(config.optimizer, lr=rate), trainer=trainer)
+        for rate in config.trainer.parallel_lrs or [config.optimizer.lr]
+        for seed in range(config.seed, config.seed + config.trainer.parallel_seeds)
+    ]
+
+
+def _differs(own: schema.Config, config: schema.Config) -> str:
+    seed, rate = f"seed {own.seed}", f"optimizer.lr {own.optimizer.lr:g}"
+    return ", ".join([seed] * (config.trainer.parallel_seeds > 1) + [rate] * (len(config.trainer.parallel_lrs) > 1))
 
 
 def _train(learner: ParallelLearner, folders: list[Run], results: dict[int, dict[str, Any]], threads: int) -> None:
@@ -125,7 +140,7 @@ def _keeper(folder: Run, epochs: int) -> Callable[[dict[str, Any]], None]:
     return keep
 
 
-def _row(folder: Run, member: Learner) -> dict[str, Any]:
+def _row(folder: Run, member: Learner, config: schema.Config) -> dict[str, Any]:
     """As `tables.runs_table` wants it."""
     result = folder.result() or {"data": member.config.data.name, "model": member.config.model.name}
-    return {**result, "run": folder.name, "status": folder.status()["status"]}
+    return {**result, "run": f"{folder.name} ({_differs(member.config, config)})", "status": folder.status()["status"]}

@@ -1,4 +1,4 @@
-"""`attn train trainer.parallel_seeds=…` as a person runs it: each seed leaves a run folder of its own."""
+"""`attn train` with `trainer.parallel_seeds` or `parallel_lrs` as a person runs it: each run leaves a folder of its own."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 import torch
 import yaml
 
-from attn_cli.commands import train, train_seeds
+from attn_cli.commands import train, train_together
 from attn_cli.config import schema
 from attn_cli.errors import Refused
 from attn_cli.learning.checkpoints import load
@@ -86,6 +86,18 @@ def test_the_runs_are_those_of_the_seeds_alone(both, tmp_path):
     assert read(run, "result.json")["test_error"] == pytest.approx(result["test_error"], abs=2)
 
 
+def test_each_learning_rate_has_a_run_of_its_own(attn):
+    done = attn("train", *attn.small, "seed=1", "trainer.parallel_lrs=[0.001,0.01]", "trainer.batch_size=16")
+    rates = {}
+    for run in attn.runs():
+        config = yaml.safe_load((run / "config.yaml").read_text())
+        assert (config["seed"], config["trainer"]["parallel_seeds"], config["trainer"]["parallel_lrs"]) == (1, 1, [])
+        assert read(run, "result.json")["trained_together"] == 2
+        rates[config["optimizer"]["lr"]] = load(run / "checkpoints" / "last.ckpt")["state_dict"]["model.core.weight"]
+    assert sorted(rates) == [0.001, 0.01] and not rates[0.001].equal(rates[0.01])
+    assert done.stdout.count("(optimizer.lr 0.001)") == 2  # when it begins, and in the table at the end
+
+
 def test_terminated_and_one_of_them_continued_alone(attn, both, monkeypatch):
     process = attn.start("train", *attn.small, *TOGETHER, "trainer.epochs=5", "trainer.checkpoint_seconds=0.001")
     while len(list(attn.folder.glob("outputs/*/checkpoints/previous.ckpt"))) < 2:
@@ -126,7 +138,7 @@ def test_one_that_fails_is_named_and_the_other_finishes(both, tmp_path, monkeypa
             learner.model.get_parameter("core.bias").data.fill_(torch.nan)
         return learner
 
-    monkeypatch.setattr(train_seeds, "make_learner", spoilt)
+    monkeypatch.setattr(train_together, "make_learner", spoilt)
     with pytest.raises(Refused, match="1 of 2 runs failed, .* first: loss is nan at step 0"):
         train.run(replace(config, trainer=replace(config.trainer, parallel_seeds=2)))
     runs = {seed_of(run.path): run for run in all_runs(tmp_path)}
