@@ -1,5 +1,5 @@
-"""`attn train` with `trainer.parallel_seeds` or `parallel_lrs`: runs that differ in seed or learning rate alone, trained
-as one stacked computation.
+"""`attn train` with `trainer.parallel_seeds` or `parallel_lrs`: runs that differ in seed or learning rate alone, as one
+stacked computation.
 
 Each has a run folder as if it had been trained alone, and is continued, evaluated and shown alone. One that fails, here
 or in its final evaluation, says so in its status.json; the others go on, and at the end the command is refused.

@@ -1,8 +1,9 @@
 """Several runs of one model, trained as one stacked computation: `trainer.parallel_seeds` and `parallel_lrs`.
 
 A small model leaves a device idle between its many small operations. P members, which differ in seed or learning rate
-alone, are given to `torch.vmap`: every operation works on all of them at once, with parameters (P, …), images (P, B, C, H, W) and
-noise (P, M, B, N, …). What a member computes is what it would compute alone, up to the order of additions:
+alone, are given to `torch.vmap`: every operation works on all of them at once, with parameters (P, …), images
+(P, B, C, H, W) and noise (P, M, B, N, …). What a member computes is what it would compute alone, up to the order of
+additions:
 
  1. Its weights, batches and noise are keyed by its own seed. Its module stays an ordinary one: the parameters are views
     of the stacked ones, so that validation and checkpoints read them as they are.
@@ -265,8 +266,8 @@ class ParallelLearner(Learner):
 
 
 def _part(state: dict[str, Any], group: int, place: int) -> dict[str, Any]:
-    """The part of an optimiser's state that belongs to the member at a place in a group, as the optimiser of one run has
-    it; scalars, such as Adam's count of steps, are those of all.
+    """The part of an optimiser's state that belongs to the member at a place in a group, as the optimiser of a run alone
+    has it; scalars, such as Adam's count of steps, are those of all.
     """
     own = state["param_groups"][group]
     moments = {

@@ -1,4 +1,4 @@
-"""`attn train` with `trainer.parallel_seeds` or `parallel_lrs` as a person runs it: each run leaves a folder of its own."""
+"""`attn train` with `trainer.parallel_seeds` or `parallel_lrs` as a person runs it: each run leaves a folder."""
 
 from __future__ import annotations
 
