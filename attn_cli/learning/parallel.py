@@ -266,8 +266,8 @@ class ParallelLearner(Learner):
 
 
 def _part(state: dict[str, Any], group: int, place: int) -> dict[str, Any]:
-    """The part of an optimiser's state that belongs to the member at a place in a group, as the optimiser of a run alone
-    has it; scalars, such as Adam's count of steps, are those of all.
+    """The part of an optimiser's state that belongs to the member at a place in a group, as in the optimiser of a run
+    alone; scalars, such as Adam's count of steps, are those of all.
     """
     own = state["param_groups"][group]
     moments = {
