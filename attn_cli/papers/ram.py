@@ -36,7 +36,7 @@ TABLES = (
         "ram/1a",
         "Table 1a: MNIST, 28×28; retina 8×8, 1 scale",
         (
-            _baseline("1a", *FC_256, 2, 1.35),
+            _baseline("1a", *FC_256, 1, 1.35),
             Cell(
                 "random",
                 "1 random glimpse",
@@ -56,10 +56,10 @@ TABLES = (
         "ram/1b",
         "Table 1b: Translated MNIST, 60×60; retina 12×12, 3 scales",
         (
-            _baseline("1b", *FC_64, 10, 7.56),
-            _baseline("1b", *FC_256, 12, 3.7),
-            _baseline("1b", *CONV, 10, 2.31),
-            _baseline("1b", "conv-16", "the same with the 16 filters of the text", 13, None),
+            _baseline("1b", *FC_64, 2, 7.56),
+            _baseline("1b", *FC_256, 4, 3.7),
+            _baseline("1b", *CONV, 3, 2.31),
+            _baseline("1b", "conv-16", "the same with the 16 filters of the text", 5, None),
             _glimpses("1b", 4, 8, 2.29, 1.54),
             _glimpses("1b", 6, 23, 1.86, 1.22),
             _glimpses("1b", 8, 20, 1.84, 1.20),
@@ -70,9 +70,9 @@ TABLES = (
         "ram/2a",
         "Table 2a: Cluttered Translated MNIST, 60×60, 4 pieces; retina 12×12, 3 scales",
         (
-            _baseline("2a", *FC_64, 24, 28.96),
-            _baseline("2a", *FC_256, 30, 13.2),
-            _baseline("2a", *CONV, 20, 7.83),
+            _baseline("2a", *FC_64, 3, 28.96),
+            _baseline("2a", *FC_256, 8, 13.2),
+            _baseline("2a", *CONV, 6, 7.83),
             _glimpses("2a", 4, 20, 7.1, 4.96),
             _glimpses("2a", 6, 41, 5.88, 4.08),
             _glimpses("2a", 8, 65, 5.23, 4.04),
