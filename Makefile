@@ -14,7 +14,7 @@ help:
 	@echo "make demo    setup; train on the embedded digits, evaluate, draw where the model looked: a few minutes"
 	@echo "make test    setup; pytest, ruff, mypy"
 	@echo "make bench   setup; speed of the training step"
-	@echo "make bench-gpu   setup; all that is to be measured on a GPU, in one run: the step in three precisions, MNIST from nothing"
+	@echo "make bench-gpu   setup; all that is to be measured on a GPU, in one run: the step in three precisions, with CUDA graphs and without, MNIST from nothing"
 	@echo "make clean   remove .venv and what was built; runs in outputs/ stay"
 
 setup: $(READY)
@@ -58,7 +58,12 @@ bench-gpu: setup
 	for precision in 32 tf32 bf16; do \
 	    $(BIN)/attn bench device=cuda precision=$$precision output=bench-$$precision.json || exit 1; \
 	done
-	$(BIN)/attn train experiment=ram/table1a_6 trainer.accelerator=gpu
+	for precision in 32 bf16; do \
+	    $(BIN)/attn bench device=cuda compile=graph precision=$$precision output=bench-graph-$$precision.json || exit 1; \
+	done
+	for compile in on graph; do \
+	    $(BIN)/attn train experiment=ram/table1a_6 trainer.accelerator=gpu trainer.compile=$$compile || exit 1; \
+	done
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

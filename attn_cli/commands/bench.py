@@ -116,8 +116,12 @@ def run(config: command_sections.Bench) -> list[dict[str, Any]]:
         raise Refused(f"output={config.output} is in a folder that does not exist.")
     prepare_cpu(config.threads)
     device = choose_device(config.device)
-    if config.compile == "on" and not compiler_found():
-        raise Refused("compile=on needs a C++ compiler and none was found; install one or use compile=off.")
+    if config.compile == "graph" and device.type == "cpu":
+        raise Refused("compile=graph is for a GPU and there is none here: use compile=on.")
+    if config.compile in ("on", "graph") and not compiler_found():
+        raise Refused(
+            f"compile={config.compile} needs a C++ compiler and none was found; install one or use compile=off."
+        )
     use_compile = config.compile != "off" and compiler_found()
     with precision(config.precision):
         rows = [measure_shape(SHAPES[name], config, device, use_compile) for name in config.shapes]
@@ -142,7 +146,9 @@ def measure_shape(
         data=schema.Scenes(height=shape.height, width=shape.width),
         glimpses=schema.Glimpses(shape.glimpses, shape.size),
         scales=schema.Scales(shape.scales),
-        trainer=schema.Trainer(batch_size=config.batch_size, epochs=1, precision=config.precision),
+        trainer=schema.Trainer(
+            batch_size=config.batch_size, epochs=1, precision=config.precision, compile=config.compile
+        ),
         optimizer=schema.Optimizer(lr=1e-4, clip=CLIP),  # slow: the labels are chance
     )
     data = SyntheticData(shape, config.batch_size, 100, device)
@@ -168,6 +174,7 @@ def measure_shape(
         "threads": config.threads,
         "device": str(device),
         "compiled": use_compile,
+        "cuda_graphs": config.compile == "graph",
         "precision": config.precision,
         "step_ms": 1e3 * seconds["step"],
         "steps_per_second": 1 / seconds["step"],

@@ -119,6 +119,6 @@ class Bench:
     threads: int = bounded(2, 1, 1024)
     seconds: float = bounded(5.0, 0, 3600, above=True)  # per measurement
     parallel_seeds: int = bounded(1, 1, 64)  # runs trained as one computation; 1: not measured
-    compile: str = choice("auto", "auto", "on", "off")
+    compile: str = choice("auto", "auto", "on", "graph", "off")
     precision: str = choice("32", "32", "tf32", "bf16")
     device: str = choice("auto", "auto", "cpu", "gpu", "cuda")

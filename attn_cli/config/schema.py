@@ -70,7 +70,7 @@ class Trainer:
     batch_size: int = bounded(128, 1, 65536)
     eval_batch_size: int = bounded(1000, 1, 65536)
     precision: str = choice("32", "32", "tf32", "bf16")
-    compile: str = choice("auto", "auto", "on", "off")
+    compile: str = choice("auto", "auto", "on", "graph", "off")
     threads: int | None = bounded(None, 1, 1024)  # None: as torch finds
     checkpoint_every: int = bounded(1, 1, 100_000)  # epochs
     checkpoint_seconds: float | None = bounded(None, 0, 1e6, above=True)  # also within an epoch; None: never

@@ -68,8 +68,11 @@ def compiler_found() -> bool:
     return any(shutil.which(name) for name in [*names, "g++", "clang++"])
 
 
-def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`torch.compile` for fixed shapes with the settings that suit rollouts."""
+def compiled(function: Callable[..., Any], graph: bool = False) -> Callable[..., Any]:
+    """`torch.compile` for fixed shapes with the settings that suit rollouts. With `graph` what a GPU is given to do,
+    forward and backward, is recorded once and replayed as a CUDA graph, which a CPU ignores: a result is then good
+    until the next call.
+    """
     import torch._functorch.config as functorch
     import torch._inductor.config as inductor
 
@@ -77,7 +80,15 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     inductor.joint_custom_post_pass = improve
     inductor.post_grad_custom_post_pass = split_bias
     logging.getLogger("torch._inductor").setLevel(logging.ERROR)
-    return torch.compile(function, dynamic=False)
+    if not graph:
+        return torch.compile(function, dynamic=False)
+    replayed = torch.compile(function, dynamic=False, options={"triton.cudagraphs": True})
+
+    def step(*args: Any) -> Any:
+        torch.compiler.cudagraph_mark_step_begin()
+        return replayed(*args)
+
+    return step
 
 
 def improve(graph: fx.Graph) -> None:

@@ -68,7 +68,9 @@ class Learner(pl.LightningModule):
         self.score: float | None = None  # what the best checkpoint has least of; None: not measured in this epoch
         self.register_buffer("totals", torch.zeros(len(LOGGED) + 1), persistent=False)  # the last one counts steps
         self._since = time.perf_counter()
-        self._loss_and_row = compiled(self.loss_and_row) if compile_step else self.loss_and_row
+        self._loss_and_row = self.loss_and_row
+        if compile_step:
+            self._loss_and_row = compiled(self.loss_and_row, config.trainer.compile == "graph")
 
     def losses(self, images: Tensor, noise: Tensor, labels: Tensor) -> Losses:
         raise TypeError("a learner names its objective")

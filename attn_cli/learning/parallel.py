@@ -172,7 +172,9 @@ class ParallelLearner(Learner):
             return functional_call(objective, {**parameters, **buffers}, (images, noise, labels))
 
         self.together = torch.vmap(alone)
-        self._step = compiled(self.together) if compile_step else self.together
+        self._step = self.together
+        if compile_step:
+            self._step = compiled(self.together, first.config.trainer.compile == "graph")
 
     @property
     def going(self) -> list[int]:

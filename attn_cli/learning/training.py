@@ -63,24 +63,29 @@ def seed_everything(seed: int) -> None:
 
 
 def should_compile(config: schema.Config, data: Data) -> bool:
-    """`on` insists; `auto` compiles where a compiler is found and the run is long, but on a CPU no sequences, where a
-    step that leaves out what does not count is faster and its shapes vary, and no games, which compile for minutes.
+    """`on` and `graph` insist; `auto` compiles where a compiler is found and a run is long, but on a CPU no sequences,
+    where a step that leaves out what does not count is faster and its shapes vary, and no games, which compile for
+    minutes.
     """
     trainer = config.trainer
     if trainer.compile == "off":
         return False
     if not compiler_found():
-        if trainer.compile == "on":
+        if trainer.compile != "auto":
             raise Refused(
-                "trainer.compile=on needs a C++ compiler and none was found: install one or use trainer.compile=off."
+                f"trainer.compile={trainer.compile} needs a C++ compiler and none was found: install one or use "
+                "trainer.compile=off."
             )
         print("No C++ compiler was found: training runs without torch.compile.")
         return False
+    on_cpu = choose_device(trainer.accelerator).type == "cpu"
+    if trainer.compile == "graph" and on_cpu:
+        raise Refused("trainer.compile=graph is for a GPU and this run has none: use trainer.compile=on.")
     slow = data.info.length or data.info.game
-    if trainer.compile == "auto" and slow and choose_device(trainer.accelerator).type == "cpu":
+    if trainer.compile == "auto" and slow and on_cpu:
         return False
     steps = trainer.epochs * data.steps_per_epoch(trainer.batch_size)
-    return trainer.compile == "on" or (steps >= WORTH_COMPILING and trainer.limit_train_steps is None)
+    return trainer.compile != "auto" or (steps >= WORTH_COMPILING and trainer.limit_train_steps is None)
 
 
 @contextlib.contextmanager

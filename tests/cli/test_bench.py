@@ -64,6 +64,11 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
             bench.run(command_sections.Bench(device=device, shapes=("28x28",)))
 
 
+def test_graphs_are_for_a_gpu():
+    with pytest.raises(Refused, match="compile=graph is for a GPU .* use compile=on"):
+        bench.run(command_sections.Bench(compile="graph", device="cpu", threads=1))
+
+
 def test_a_missing_output_folder_is_refused_before_anything_is_measured(tmp_path):
     with pytest.raises(Refused, match="does not exist"):
         bench.run(command_sections.Bench(output=str(tmp_path / "no" / "bench.json"), shapes=("28x28",)))

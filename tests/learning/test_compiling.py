@@ -10,6 +10,9 @@ from torch import fx
 
 from attn_cli.config import schema
 from attn_cli.config.schema import Glimpses, Ram, Scales
+from attn_cli.data.splits import DataInfo
+from attn_cli.errors import Refused
+from attn_cli.learning import learner as learners
 from attn_cli.learning import training
 from attn_cli.learning.compiling import (
     SUM_OF_PRODUCTS,
@@ -77,15 +80,16 @@ def test_a_bias_is_added_after_its_product():
 @pytest.mark.slow
 @pytest.mark.skipif(not compiler_found(), reason="torch.compile needs a C++ compiler")
 @pytest.mark.parametrize(
-    "changes",
+    ("changes", "graph"),
     [
-        {},
-        {"core": "lstm", "policy_gradient": "full", "samples": 2, "baseline": "leave_one_out"},
-        {"scale": "learned", "samples": 2},
-        {"stop": "learned", "samples": 2, "baseline": "leave_one_out"},
+        ({}, False),
+        ({}, True),  # here the same kernels, called one by one
+        ({"core": "lstm", "policy_gradient": "full", "samples": 2, "baseline": "leave_one_out"}, False),
+        ({"scale": "learned", "samples": 2}, False),
+        ({"stop": "learned", "samples": 2, "baseline": "leave_one_out"}, False),
     ],
 )
-def test_compiled_loss_and_gradients_equal_the_eager_ones(changes):
+def test_compiled_loss_and_gradients_equal_the_eager_ones(changes, graph):
     torch.manual_seed(0)
     config = Ram(hidden=32, glimpse_hidden=16, glimpse_features=24, **changes)
     model = RAM(config, Glimpses(4, 8), Scales(2), channels=1, classes=10)
@@ -103,11 +107,52 @@ def test_compiled_loss_and_gradients_equal_the_eager_ones(changes):
         value.backward()
         return value.detach(), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
-    eager, fast = gradients(loss), gradients(compiled(loss))
+    eager, fast = gradients(loss), gradients(compiled(loss, graph))
     torch.testing.assert_close(fast[0], eager[0])
     assert fast[1].keys() == eager[1].keys()
     for name, gradient in eager[1].items():
         torch.testing.assert_close(fast[1][name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+
+
+@pytest.mark.gpu
+def test_a_replayed_step_equals_the_eager_one_on_a_gpu():
+    """Weights and logged means after six steps, of which the first are recorded."""
+    from attn_cli.commands.bench import SHAPES, SyntheticData, make_learner, training_step
+
+    device, ends = torch.device("cuda"), []
+    for mode in ("off", "graph"):
+        config = schema.Config(
+            model=Ram(samples=2),
+            trainer=schema.Trainer(batch_size=16, epochs=1, compile=mode),
+            optimizer=schema.Optimizer(lr=1e-3),
+        )
+        data = SyntheticData(SHAPES["28x28"], 16, 100, device)
+        learner = make_learner(config, data, device, mode == "graph")
+        step = training_step(learner, data)
+        for _ in range(6):
+            step()
+        ends.append([learner.totals, *learner.model.parameters()])
+    for eager, replayed in zip(*ends, strict=True):
+        torch.testing.assert_close(replayed, eager, rtol=1e-3, atol=1e-5)
+
+
+def test_graphs_are_for_a_gpu(monkeypatch):
+    monkeypatch.setattr(training, "compiler_found", lambda: True)
+    data = SimpleNamespace(info=SimpleNamespace(length=0, game=None), steps_per_epoch=lambda batch_size: 10)
+    config = schema.Config(trainer=schema.Trainer(accelerator="cpu", compile="graph"))
+    with pytest.raises(Refused, match="trainer.compile=graph is for a GPU .* use trainer.compile=on"):
+        training.should_compile(config, data)
+    monkeypatch.setattr(training, "choose_device", lambda name: torch.device("cuda"))
+    assert training.should_compile(config, data)
+
+
+@pytest.mark.parametrize("mode", ["on", "graph"])
+def test_the_learner_records_where_it_is_told_to(mode, monkeypatch):
+    told = []
+    monkeypatch.setattr(learners, "compiled", lambda function, graph: told.append(graph) or function)
+    config = schema.Config(trainer=schema.Trainer(compile=mode))
+    training.make_learner(config, SimpleNamespace(info=DataInfo("any", 1, 28, 28, 2, ("0", "1"), 0, 8, 4, 4)), True)
+    assert told == [mode == "graph"]
 
 
 @pytest.mark.parametrize("length", [0, 5])
