@@ -125,7 +125,8 @@ def run(config: command_sections.Bench) -> list[dict[str, Any]]:
     use_compile = config.compile != "off" and compiler_found()
     with precision(config.precision):
         rows = [measure_shape(SHAPES[name], config, device, use_compile) for name in config.shapes]
-    from attn_cli.pictures.tables import bench_table, show
+    from attn_cli.pictures.cost_tables import bench_table
+    from attn_cli.pictures.tables import show
 
     show(bench_table(rows))
     if config.output is not None:

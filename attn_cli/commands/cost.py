@@ -25,8 +25,9 @@ from attn_cli.errors import Refused
 from attn_cli.models.counting import parameters, parts_of, weightless
 from attn_cli.models.parts import multiply_adds
 from attn_cli.papers import dram
-from attn_cli.pictures import tables
+from attn_cli.pictures.cost_tables import cost_comparison, cost_table, curve_table, parts_table
 from attn_cli.pictures.curves import cost_curves
+from attn_cli.pictures.tables import show
 from attn_cli.runs import open_run, write_atomically
 
 COLUMNS = ("10 layer CNN", "DRAM", "DRAM MC avg.", "F-B DRAM MC avg.")
@@ -41,19 +42,19 @@ def run(config: schema.Cost) -> dict[str, Any]:
     _check(config)
     if config.table is not None:
         result = table_5(config.samples)
-        tables.show(tables.cost_comparison(result))
+        show(cost_comparison(result))
     else:
         asked = open_run(config.run).config() if config.run else config
         settings = schema.Config(model=asked.model, data=asked.data, scales=asked.scales, glimpses=asked.glimpses)
         info = sized(shape_of(settings.data), config.size)
         result = cost(settings, info, config.samples, _expected(config, settings, info))
-        tables.show(tables.parts_table(result))
-        tables.show(tables.cost_table(result))
+        show(parts_table(result))
+        show(cost_table(result))
         if config.curve is not None:
             prepare_cpu(config.threads)
             device = choose_device(config.device)
             result["curve"] = cost_curve.measure(settings, info, device)
-            tables.show(tables.curve_table(result["curve"]))
+            show(curve_table(result["curve"]))
             print(f"Written to {cost_curves(result['curve'], config.curve)}")
     if config.output is not None:
         write_atomically(Path(config.output), json.dumps(result, indent=2) + "\n")

@@ -1,4 +1,4 @@
-"""Tables of results, runs, averaging and sweeps: rich on a terminal, plain aligned text elsewhere.
+"""Tables of results, runs, averaging, sweeps and papers: rich on a terminal, plain aligned text elsewhere.
 
 The functions are pure: rows in, table out. Missing values show as "–", numbers are errors in % as in the papers.
 """
@@ -68,29 +68,13 @@ RESULT_NAMES = {
     "versions": "versions",
 }
 
-BENCH_FORMATS = {
-    "step_ms": "{:.1f}",
-    "steps_per_second": "{:,.1f}",
-    "images_per_second": "{:,.0f}",
-    "sgemm_share": "{:.2f}",
-    "ratio_to_reference": "{:.1f}",
-    "lightning_share": "{:.1%}",
-    "glimpse_us": "{:.2f}",
-    "grid_ratio": "{:.2f}",
-    "peak_memory_mb": "{:,.0f}",
-    "kernel_launches": "{:,.0f}",
-    "busy_share": "{:.0%}",
-    "gradient_error": "{:.1e}",
-    "parallel_ratio": "{:.2f}",
-}
-
 
 def result_table(result: Row) -> Table:
     """What result.json or an evaluation holds, errors with their 95 % interval and their deviation over repeats.
 
     Other plain values follow under their keys; digests are for machines.
     """
-    table = _table("Result", ["", ""], numeric=())
+    table = titled("Result", ["", ""], numeric=())
     table.show_header = False
     told = {*RESULT_NAMES, "val_error_deviation", "test_error_deviation", "digest"}
     others = [key for key in result if key not in told and isinstance(result[key], str | int | float)]
@@ -135,7 +119,7 @@ def result_table(result: Row) -> Table:
         elif key == "versions":
             text = ", ".join(f"{name} {version}" for name, version in value.items())
         else:
-            text = _plain(value)
+            text = plain(value)
         style = "bold" if key == "test_error" else ""
         table.add_row(Text(RESULT_NAMES.get(key, key), style="dim"), Text(text, style=style))
     return table
@@ -144,11 +128,11 @@ def result_table(result: Row) -> Table:
 def runs_table(rows: Iterable[Row]) -> Table:
     """`run`, `data`, `model`, `glimpses`, `val_error`, `test_error`, `seconds`, `status` of each run, in this order."""
     names = ["run", "data", "model", "glimpses", "val %", "test %", "time", "status"]
-    table = _table("Runs", names, numeric=names[3:7])
+    table = titled("Runs", names, numeric=names[3:7])
     for row in rows:
-        status = _plain(row.get("status"))
+        status = plain(row.get("status"))
         table.add_row(
-            *(Text(_plain(row.get(key))) for key in ("run", "data", "model", "glimpses")),
+            *(Text(plain(row.get(key))) for key in ("run", "data", "model", "glimpses")),
             Text(error(row.get("val_error"))),
             Text(error(row.get("test_error"))),
             Text(duration(row.get("seconds"))),
@@ -161,7 +145,7 @@ def mc_table(rows: Iterable[Row]) -> Table:
     """Error against M: rows of `mc_samples`, `error` and, if known, `standard_error`; the lowest error is bold."""
     rows = list(rows)
     names = ["M", "error %", "standard error"]
-    table = _table("Averaging over M paths", names, numeric=names)
+    table = titled("Averaging over M paths", names, numeric=names)
     lowest = min((row["error"] for row in rows), default=None)
     for row in rows:
         style = "bold" if row["error"] == lowest else ""
@@ -170,111 +154,17 @@ def mc_table(rows: Iterable[Row]) -> Table:
     return table
 
 
-def bench_table(rows: Iterable[Row]) -> Table:
-    """Per shape: speed, share of the sgemm rate, ratio to the plain step, what Lightning adds to a step, of Gaussian
-    grids the time in that of their products, memory, on a GPU kernel launches and the share of time in which it is
-    busy, the relative error of a gradient in a lower precision, and the speed of several runs trained together in that
-    of one after another.
-    """
-    rows, names = list(rows), ["shape", "compiled", "step ms", "steps/s", "images/s", "of sgemm", "× reference"]
-    names += ["Lightning adds", "glimpse µs", "grid / its products", "peak MB"]
-    optional = {
-        "kernel_launches": "launches",
-        "busy_share": "GPU busy",
-        "gradient_error": "gradient error",
-        "parallel_ratio": "× one by one",
-    }
-    names += optional.values()
-    formats = dict(BENCH_FORMATS)
-    for key, name in {"grid_ratio": "grid / its products", **optional}.items():
-        if all(row.get(key) is None for row in rows):
-            names.remove(name)
-            del formats[key]
-    table = _table("Training step", names, numeric=names[2:])
-    for row in rows:
-        compiled = row.get("compiled")
-        table.add_row(
-            Text(_plain(row.get("shape"))),
-            Text(MISSING if compiled is None else "yes" if compiled else "no"),
-            *(Text(_format(row.get(key), pattern)) for key, pattern in formats.items()),
-        )
-    return table
-
-
-def parts_table(result: Row) -> Table:
-    """The networks of a model: `name`, `multiply_adds` of a call and `calls` along a path; see commands/cost.py."""
-    numeric = ["multiply-adds", "calls", "together"]
-    title = f"{result['model']}, {result['data']} {result['height']}×{result['width']}"
-    table = _table(title, ["part", *numeric], numeric=numeric)
-    for part in result["parts"]:
-        adds, calls = part["multiply_adds"], part["calls"]
-        name = part["name"] + (" (once an image)" if part["shared"] else "")
-        table.add_row(*(Text(cell) for cell in (name, f"{adds:,d}", f"{calls:g}", f"{round(adds * calls):,d}")))
-    return table
-
-
-def cost_table(result: Row) -> Table:
-    """What an image costs in all, along one path or several, with one reader or two; see commands/cost.py."""
-    numeric = ["paths", "parameters", "multiply-adds", "FLOPs", "multiply-adds with backward pass"]
-    table = _table("One image", ["of", *numeric], numeric=numeric)
-    for row in result["totals"]:
-        what = row["what"] + (", forward and backward reader" if row["readers"] == 2 else "")
-        numbers = (row[key] for key in ("parameters", "multiply_adds", "flops", "training_multiply_adds"))
-        table.add_row(Text(what), Text(str(row["samples"])), *(Text(amount(number)) for number in numbers))
-    return table
-
-
-def curve_table(rows: Iterable[Row]) -> Table:
-    """Cost against the size of the image, a row for each model and size."""
-    numeric = ["side", "parameters", "multiply-adds", "ms an image"]
-    table = _table("Cost against the size of the image", ["model", *numeric], numeric=numeric)
-    for row in rows:
-        seconds = row["seconds"]
-        counts = (str(row["side"]), amount(row["parameters"]), amount(row["multiply_adds"]))
-        time = MISSING if seconds is None else f"{1e3 * seconds:,.1f}"
-        table.add_row(*(Text(cell) for cell in (row["model"], *counts, time)))
-    return table
-
-
-def cost_comparison(result: Row) -> Table:
-    """A published table of costs beside our numbers, cell by cell; see commands/cost.py."""
-    numeric = ["published", "ours"]
-    table = _table(f"{result['table']} ({result['paper']})", ["of", "images", "network", *numeric, ""], numeric=numeric)
-    for cell in result["cells"]:
-        if not cell["reproducible"]:
-            note = (
-                f"ours with M = {cell['samples']}; the text names none, {cell['passes']:.1f} passes: not reproducible"
-            )
-        elif cell["at_most"]:
-            note = "agrees" if cell["ours"] <= cell["published"] else "more"
-        else:
-            note = f"{100 * (cell['ours'] / cell['published'] - 1):+.0f} %"
-        published = ("≤ " if cell["at_most"] else "") + f"{cell['published']:g}"
-        side = f"{cell['size']}×{cell['size']}"
-        texts = (cell["quantity"], side, cell["column"], published, f"{cell['ours']:.3g}", note)
-        table.add_row(*(Text(text) for text in texts))
-    return table
-
-
-def amount(count: float) -> str:
-    """A large number with three digits: 11.3 M, 0.192 G as 192 M."""
-    for unit, letter in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
-        if count >= unit:
-            return f"{count / unit:.3g}{letter}"
-    return f"{count:g}"
-
-
 def sweep_table(rows: Iterable[Row]) -> Table:
     """Mean ± standard deviation over the seeds of each setting, best validation error first; see `sweep_summary`."""
     summary = sweep_summary(rows)
     keys = list(dict.fromkeys(key for row in summary for key in row["overrides"]))
     stops = any(row["mean_glimpses"] is not None for row in summary)
     numeric = ["val %", "test %", *(["mean glimpses"] if stops else []), "seeds", "time"]
-    table = _table("Sweep", [*keys, *numeric, "status"], numeric=numeric)
+    table = titled("Sweep", [*keys, *numeric, "status"], numeric=numeric)
     for row in summary:
         status = row["status"]
         table.add_row(
-            *(Text(_plain(row["overrides"].get(key))) for key in keys),
+            *(Text(plain(row["overrides"].get(key))) for key in keys),
             Text(_spread(row["val_error"], row["val_error_std"])),
             Text(_spread(row["test_error"], row["test_error_std"])),
             *([Text(error(row["mean_glimpses"]))] if stops else []),
@@ -318,7 +208,7 @@ def sweep_summary(rows: Iterable[Row]) -> list[dict[str, Any]]:
 
 def paper_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     """A paper's table beside ours; the marks of Markdown, ` and **, are left out, and ** makes an item bold."""
-    table = _table(title, header, numeric=())
+    table = titled(title, header, numeric=())
     for row in rows:
         table.add_row(*(Text(re.sub(r"`|\*\*", "", item), style="bold" if "**" in item else "") for item in row))
     return table
@@ -344,10 +234,10 @@ def show(table: Table, file: TextIO | None = None) -> None:
 def as_text(table: Table) -> str:
     """The table as plain text with ASCII rules, as wide as its content needs."""
     console = Console(file=io.StringIO(), width=_WIDE, color_system=None, force_terminal=False, legacy_windows=False)
-    plain = copy(table)
-    plain.box, plain.show_edge = box.ASCII2, False
+    simple = copy(table)
+    simple.box, simple.show_edge = box.ASCII2, False
     with console.capture() as capture:
-        console.print(plain, soft_wrap=True)
+        console.print(simple, soft_wrap=True)
     return "\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n"
 
 
@@ -369,21 +259,19 @@ def duration(seconds: Any) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def _table(title: str, columns: Sequence[str], numeric: Sequence[str]) -> Table:
+def titled(title: str, columns: Sequence[str], numeric: Sequence[str]) -> Table:
+    """An empty table with these columns, the numeric ones aligned to the right."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     for name in columns:
         table.add_column(Text(name), justify="right" if name in numeric else "left", overflow="fold")
     return table
 
 
-def _plain(value: Any) -> str:
+def plain(value: Any) -> str:
+    """A value as a person reads it."""
     if value is None or value == "":
         return MISSING
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _format(value: Any, pattern: str) -> str:
-    return MISSING if value is None else pattern.format(value)
 
 
 def _spread(mean: float | None, deviation: float | None) -> str:
@@ -399,7 +287,7 @@ def _statuses(jobs: Sequence[Row]) -> str:
     """ "finished", or "2 finished, 1 failed" where they differ."""
     counts: dict[str, int] = {}
     for job in jobs:
-        status = _plain(job.get("status"))
+        status = plain(job.get("status"))
         counts[status] = counts.get(status, 0) + 1
     if len(counts) == 1:
         return next(iter(counts))

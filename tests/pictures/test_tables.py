@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from attn_cli.pictures import tables
+from attn_cli.pictures.cost_tables import bench_table
 from attn_cli.pictures.tables import (
     as_text,
-    bench_table,
     mc_table,
     result_table,
     runs_table,
@@ -125,10 +125,11 @@ def test_bench_table() -> None:
         "busy_share": 0.876,
         "gradient_error": 0.00213,
         "parallel_ratio": 1.234,
+        "cuda_graphs": True,
     }
     head, *rows = cells(as_text(bench_table([row])))
     assert head[-5:] == ["peak MB", "launches", "GPU busy", "gradient error", "× one by one"]
-    assert rows[0][-5:] == ["1,234", "321", "88%", "2.1e-03", "1.23"]
+    assert rows[0][1] == "as graphs" and rows[0][-5:] == ["1,234", "321", "88%", "2.1e-03", "1.23"]
 
 
 def test_piped_text_is_plain_whole_and_fits_any_encoding(monkeypatch) -> None:
