@@ -8,10 +8,13 @@ from attn_cli.errors import Refused, nearest
 from attn_cli.papers import dram, ram, rsam, soft_ram, stand_ins
 from attn_cli.papers.cells import Cell, Same, Table, full_name
 
+PAPERS = ("ram", "dram", "soft_ram", "rsam")
 TABLES = {
     table.name: table
-    for table in (*ram.TABLES, *dram.TABLES, *stand_ins.TABLES, *soft_ram.TABLES, *rsam.TABLES)
-}  # fmt: skip
+    for paper in PAPERS
+    for table in (*ram.TABLES, *dram.TABLES, *soft_ram.TABLES, *rsam.TABLES, *stand_ins.TABLES)
+    if table.name.split("/")[0] == paper
+}
 
 
 def find_table(name: str) -> Table:

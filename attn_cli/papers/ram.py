@@ -83,7 +83,7 @@ TABLES = (
         "ram/2b",
         "Table 2b: Cluttered Translated MNIST, 100×100, 8 pieces; retina 12×12, 4 scales",
         (
-            _baseline("2b", "conv", "Convolutional, 2 layers: 8 filters 10×10, stride 5, then 86 units", 43, 16.51),
+            _baseline("2b", "conv", "Convolutional, 2 layers: 8 filters 10×10, stride 5, then 86 units", 14, 16.51),
             _glimpses("2b", 4, 13, 14.95, 9.41),
             _glimpses("2b", 6, 20, 11.58, None),
             _glimpses("2b", 8, 42, 10.83, 8.11),

@@ -1,9 +1,10 @@
-"""Tables 3 and 4 of Ba et al. 2015 in shape, on images that need no SVHN, beside the numbers published for SVHN.
+"""Tables 3, 4 and 6 of Ba et al. 2015 and Table III of Semeniuta & Barth 2016 in shape, on images that need no SVHN,
+beside the numbers published for SVHN.
 
-1. dram/3-mnist, dram/4-mnist and dram/6-mnist: genuine digits laid out like house numbers; dram/3-painted and
-   dram/4-painted: rendered digits on painted house fronts.
-2. The readers are `model=dram_small`, the ConvNet is `model=convnet_10_small`: these numbers compare them with each
-   other, not with the paper's networks.
+1. dram/3-mnist, dram/4-mnist, dram/6-mnist and soft_ram/3-mnist: genuine digits laid out like house numbers;
+   dram/3-painted, dram/4-painted and soft_ram/3-painted: rendered digits on painted house fronts.
+2. The readers of the former are `model=dram_small`, the ConvNet is `model=convnet_10_small`, the soft reader has the
+   sizes of MNIST: these numbers compare them with each other, not with the papers' networks.
 3. `rule=average` aligns and averages both readers; `rule=flip` is the literal reading of section 4.3.
 """
 
@@ -11,10 +12,12 @@ from __future__ import annotations
 
 from attn_cli.papers.cells import MINUTE, Cell, Combine, Evaluate, How, Published, Same, Table, Train
 from attn_cli.papers.dram import ARXIV, AVERAGED, FLIP, FLIP_AVERAGED
+from attn_cli.papers.soft_ram import SSCI
 
-SVHN = f"SVHN, {ARXIV}"
+SVHN, SOFT_SVHN = f"SVHN, {ARXIV}", f"SVHN, {SSCI}"
 BOTH, BOTH_AVERAGED = ("rule=average",), ("rule=average", "mc_samples=10")
 PAINTED = ("data=house_numbers", "model.samples=2", "model.reward=probability", "trainer.epochs=15")
+SOFT_PAINTED = ("data=house_numbers", "trainer.epochs=15")
 PAINTED_110 = (
     "data=house_numbers_110",
     "model.samples=2",
@@ -24,8 +27,20 @@ PAINTED_110 = (
 )
 
 
-def _cell(name: str, title: str, how: How, svhn: float | None = None) -> Cell:
-    return Cell(name, title, how, () if svhn is None else (Published(SVHN, svhn),))
+def _cell(name: str, title: str, how: How, svhn: float | None = None, version: str = SVHN) -> Cell:
+    return Cell(name, title, how, () if svhn is None else (Published(version, svhn),))
+
+
+def _soft(forward: Train, backward: Train, published: tuple[float | None, ...]) -> tuple[Cell, ...]:
+    """The rows of Table III: one reader and both, by one pass and averaged over the noise in centre and stride."""
+    ways: tuple[tuple[str, str, How], ...] = (
+        ("forward", "forward, single pass", forward),
+        ("forward-average", "forward, average", Evaluate("forward", AVERAGED)),
+        ("backward", "backward, single pass", backward),
+        ("both", "both, single pass", Combine("forward", "backward", BOTH)),
+        ("both-average", "both, average", Combine("forward", "backward", BOTH_AVERAGED)),
+    )
+    return tuple(_cell(*way, number, SOFT_SVHN) for way, number in zip(ways, published, strict=True))
 
 
 TABLES = (
@@ -190,5 +205,24 @@ TABLES = (
             ),
         ),
         versions=(SVHN,),
+    ),
+    Table(
+        "soft_ram/3-mnist",
+        "Table III in shape: genuine digits laid out like house numbers, 54×54",
+        _soft(
+            Train("soft_ram/sequence_forward", cpu=30 * MINUTE),
+            Train("soft_ram/sequence_backward", start="forward", cpu=15 * MINUTE),
+            (4.5, 4.3, None, 3.9, 3.65),
+        ),
+        versions=(SOFT_SVHN,),
+    ),
+    Table(
+        "soft_ram/3-painted",
+        "Table III in shape: `house_numbers`, rendered digits on painted fronts, 54×54",
+        _soft(
+            Train("soft_ram/sequence_forward", SOFT_PAINTED, start="soft_ram/3-mnist/forward", cpu=8 * MINUTE),
+            Train("soft_ram/sequence_backward", SOFT_PAINTED, start="soft_ram/3-mnist/backward", cpu=8 * MINUTE),
+            (None,) * 5,
+        ),
     ),
 )

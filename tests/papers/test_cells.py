@@ -42,7 +42,7 @@ def test_every_table_of_the_papers_is_there() -> None:
     ram = [f"ram/{n}" for n in ("1a", "1b", "2a", "2b", "stop", "scales", "catch", "track")]
     dram = [f"dram/{n}" for n in (1, 2, 3, 4, 5, "5-parameters", 6, "section-5")]
     dram += [f"dram/{n}" for n in ("3-mnist", "4-mnist", "3-painted", "4-painted", "6-mnist")]
-    soft_ram = [f"soft_ram/{n}" for n in (1, 2, "3-64", "3-128", 4, "track")]
+    soft_ram = [f"soft_ram/{n}" for n in (1, 2, "3-64", "3-128", 4, "track", "3-mnist", "3-painted")]
     assert list(TABLES) == [*ram, *dram, *soft_ram, "rsam/figure-3", "rsam/figure-4"]
 
 
