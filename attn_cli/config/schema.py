@@ -292,8 +292,8 @@ def _check_together(config: Config | Cost) -> None:
 def _check_parallel(config: Config) -> None:
     count, rates = config.trainer.parallel_seeds, config.trainer.parallel_lrs
     together = f"trainer.parallel_{'seeds' if count > 1 else 'lrs'}"
-    if config.trainer.devices > 1:
-        raise Refused(f"{together} is for one device: use trainer.devices=1.")
+    if config.trainer.devices > 1 or config.trainer.strategy == "ddp":
+        raise Refused(f"{together} is for one device: use trainer.devices=1 and leave trainer=ddp out.")
     if config.logger.name not in ("csv", "none"):
         raise Refused(f"logger={config.logger.name} follows one run, {together} trains several: use logger=csv.")
     if len(rates) == 1:

@@ -101,8 +101,8 @@ class Learner(pl.LightningModule):
         _, _, epoch, step = batch
         if step % self._steps_per_epoch == 0:
             self.begin_epoch(epoch)
+        self._optimiser.zero_grad()  # first: the memory of the gradients is free, and a CUDA graph overwrites them
         loss = self.loss(batch)
-        self._optimiser.zero_grad()
         self.manual_backward(loss)
         loss = loss.detach()
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None] if processes.size() > 1 else []

@@ -192,9 +192,9 @@ class ParallelLearner(Learner):
     def try_out(self) -> None:
         """Two images through the stack; raises Refused if the model cannot be stacked."""
         sentence = (
-            f"model={self.config.model.name} as it is set here cannot be trained with trainer.parallel_seeds: dropout, "
-            "batch normalisation, changes between epochs and sequences that stop early need one run after the other; "
-            "use -m with a list of seeds."
+            f"model={self.config.model.name} as it is set here cannot be trained with trainer.parallel_seeds or "
+            "trainer.parallel_lrs: dropout, batch normalisation, changes between epochs and sequences that stop early "
+            "need one run after the other; use -m with a list after seed= or optimizer.lr=."
         )
         if any(member.changes_between_epochs for member in self.members):
             raise Refused(sentence)
@@ -226,6 +226,7 @@ class ParallelLearner(Learner):
     def loss(self, batch: tuple[Tensor, Tensor, int, int]) -> Tensor:
         """The losses (P,) of one batch of each member."""
         images, labels, _, step = batch
+        self.stack.zero_grad()  # with several rates the optimiser knows views of the stacked parameters alone
         losses, rows = self._step(self.stack.parameters_by_name(), images, self.noise(step, images), labels)
         self.totals += rows
         for member in self.members:
@@ -240,7 +241,6 @@ class ParallelLearner(Learner):
         return number * len(self.rates) // len(self.members)
 
     def manual_backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        self.stack.zero_grad()
         super().manual_backward(loss.sum(), *args, **kwargs)
         self.stack.hand_out_gradients()
 

@@ -125,8 +125,8 @@ def fit(
 
     Lightning sees one process and its device, also under torchrun and Slurm; what several exchange is in processes.py.
     """
-    settings = config.trainer
-    gpu = choose_device(settings.accelerator).type == "cuda"
+    settings, device = config.trainer, choose_device(config.trainer.accelerator)
+    gpu = device.type == "cuda"
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="pytorch_lightning")
@@ -151,3 +151,4 @@ def fit(
             processes.average_([parameter.detach() for parameter in learner.model.parameters()])
         with precision(settings.precision):
             trainer.fit(learner, batches, ckpt_path=resume)
+    learner.to(device)  # Lightning puts it on the CPU at the end, and what comes next looks at the model

@@ -1,0 +1,86 @@
+"""One fit: where it leaves the model, and when a step forgets the gradients of the one before."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from attn_cli.config import schema
+from attn_cli.data.splits import DataInfo
+from attn_cli.inference.monte_carlo import evaluate
+from attn_cli.learning.learner import Learner
+from attn_cli.learning.parallel import ParallelLearner
+from attn_cli.learning.training import fit, make_learner
+
+
+class Noise:
+    """One batch of eight images of noise, again and again."""
+
+    info = DataInfo("noise", 1, 28, 28, 2, ("0", "1"), 0, 16, 8, 8)
+
+    def __init__(self, device: str = "cpu"):
+        generator = torch.Generator().manual_seed(0)
+        images = torch.randint(256, (8, 1, 28, 28), dtype=torch.uint8, generator=generator)
+        self.images, self.labels = images.to(device), torch.arange(8, device=device) % 2
+
+    def steps_per_epoch(self, batch_size: int) -> int:
+        return 2
+
+    def train_batch(self, seed: int, epoch: int, step: int, batch_size: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.images, self.labels
+
+    def fixed(self, split: str) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.images, self.labels
+
+
+def settings(accelerator: str = "cpu", lr: float = 0.01) -> schema.Config:
+    return schema.Config(
+        model=schema.Ram(hidden=16, glimpse_hidden=8, glimpse_features=16, samples=2),
+        glimpses=schema.Glimpses(3, 8),
+        trainer=schema.Trainer(epochs=1, batch_size=8, compile="off", accelerator=accelerator),
+        optimizer=schema.Optimizer(lr=lr),
+    )
+
+
+def test_the_model_is_on_its_device_after_training(monkeypatch):
+    """Lightning moves it to the CPU at the end of a fit; the final evaluation has its images on the device."""
+    learner, moves = make_learner(settings(), Noise()), []
+    monkeypatch.setattr(Learner, "cpu", lambda self: moves.append("Lightning's end"))
+    monkeypatch.setattr(Learner, "to", lambda self, device: moves.append(device))
+    fit(learner, settings())
+    assert moves[-2:] == ["Lightning's end", torch.device("cpu")]
+
+
+@pytest.mark.gpu
+def test_training_on_a_gpu_and_what_follows():
+    learner = make_learner(settings("gpu"), Noise("cuda"))
+    for _ in range(2):
+        fit(learner, settings("gpu"))
+        evaluate(learner.model, *learner.data.fixed("test"))
+        assert {parameter.device.type for parameter in learner.parameters()} == {"cuda"}
+
+
+@pytest.mark.parametrize("rates", [(), (0.01, 0.02)])
+def test_no_gradient_is_left_when_a_step_begins(rates, monkeypatch):
+    """Their memory serves the forward pass, and a CUDA graph that is replayed or recorded writes over them."""
+    seen: list[bool] = []
+    learner: Any = make_learner(settings(), Noise())
+    if rates:
+        learner = ParallelLearner([make_learner(settings(lr=rate), Noise()) for rate in rates], [{}, {}])
+
+    def looking(draw: Any) -> Any:
+        def noise(*args: Any) -> torch.Tensor:  # what a step draws before its forward pass
+            groups = learner._optimiser.param_groups
+            held = [*learner.parameters(), *(p for group in groups for p in group["params"])]
+            seen.append(any(p.grad is not None for p in held))
+            return draw(*args)
+
+        return noise
+
+    for module in ("learner", "parallel"):
+        name = f"attn_cli.learning.{module}.draw_noise"
+        monkeypatch.setattr(name, looking(__import__(f"attn_cli.learning.{module}", fromlist="x").draw_noise))
+    fit(learner, settings())
+    assert seen == [False] * 2 * max(1, len(rates))
