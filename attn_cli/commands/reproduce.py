@@ -32,8 +32,11 @@ def main(argv: list[str]) -> int:
     budget = None if given.budget is None else seconds(given.budget)
     if given.seeds < 1:
         raise Refused(f"--seeds must be at least 1, not {given.seeds}: seeds 1 to N are run.")
+    selected = given.only or given.seeds != 1 or budget is not None
+    if selected and (given.list or given.write):
+        raise Refused("--only, --seeds and --budget say what is run; --list and --write run nothing: leave them out.")
     if given.table is None:
-        if given.only or given.seeds != 1 or budget is not None:
+        if selected:
             raise Refused("--only, --seeds and --budget are for one table: name it, such as `attn reproduce ram/2a`.")
         names = list(TABLES)
     else:

@@ -215,17 +215,23 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 def keys(cls: type, where: str = "") -> list[str]:
     """Full names of all keys of a dataclass, nested ones with dots."""
-    found: list[str] = []
-    for f in dataclasses.fields(cls):
-        name = full_key(where, f.name)
-        nested = f.default_factory if f.default_factory is not dataclasses.MISSING else None
-        found += keys(type(nested()), name) if nested and dataclasses.is_dataclass(nested()) else [name]
-    return found
+    return list(_types(cls, where))
 
 
 def list_keys(cls: type) -> set[str]:
-    """Keys at the top of a dataclass that take a list."""
-    return {name for name, hint in typing.get_type_hints(cls).items() if "tuple[" in str(hint)}
+    """Those that take a list."""
+    return {name for name, hint in _types(cls).items() if "tuple[" in str(hint)}
+
+
+def _types(cls: type, where: str = "") -> dict[str, Any]:
+    """Full name → declared type."""
+    found: dict[str, Any] = {}
+    hints = typing.get_type_hints(cls)
+    for f in dataclasses.fields(cls):
+        name = full_key(where, f.name)
+        nested = f.default_factory() if f.default_factory is not dataclasses.MISSING else None
+        found |= _types(type(nested), name) if dataclasses.is_dataclass(nested) else {name: hints[f.name]}
+    return found
 
 
 def plain(config: Any) -> dict[str, Any]:

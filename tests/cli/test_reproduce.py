@@ -111,6 +111,8 @@ def test_names_of_tables_are_completed() -> None:
         (["ram/2a", "--budget", "long"], "--budget long is not a time: write it like 2h"),
         (["ram/2a", "--seeds", "0"], "--seeds must be at least 1, not 0"),
         (["--seeds", "2"], "are for one table: name it"),
+        (["ram/2a", "--list", "--only", "6-glimpse"], "say what is run; --list and --write run nothing"),
+        (["ram/2a", "--write", "--seeds", "2"], "say what is run; --list and --write run nothing"),
     ],
 )
 def test_what_is_refused(

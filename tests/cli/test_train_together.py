@@ -86,6 +86,13 @@ def test_the_runs_are_those_of_the_seeds_alone(both, tmp_path):
     assert read(run, "result.json")["test_error"] == pytest.approx(result["test_error"], abs=2)
 
 
+def test_runs_of_one_learning_rate_follow_one_another():
+    """As `ParallelLearner` wants them."""
+    trainer = schema.Trainer(parallel_seeds=2, parallel_lrs=(0.02, 0.001))
+    runs = train_together.alone(schema.Config(seed=3, trainer=trainer))
+    assert [(own.optimizer.lr, own.seed) for own in runs] == [(0.02, 3), (0.02, 4), (0.001, 3), (0.001, 4)]
+
+
 def test_each_learning_rate_has_a_run_of_its_own(attn):
     done = attn("train", *attn.small, "seed=1", "trainer.parallel_lrs=[0.001,0.01]", "trainer.batch_size=16")
     rates = {}

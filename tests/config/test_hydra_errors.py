@@ -45,6 +45,11 @@ MODELS = (
             f"model must be chosen: write model=NAME. Valid: {MODELS}.",
         ),
         (["seed=1,2"], "seed=1,2 names several values: add -m to run each."),
+        (
+            ["trainer.parallel_lrs=0.1,0.2"],
+            "trainer.parallel_lrs=0.1,0.2 names several values: add -m to run each, or write "
+            "trainer.parallel_lrs=[0.1,0.2] for a list.",
+        ),
         (["glimpses=range(2,8)"], "glimpses.count=range(2,8) names several values: add -m to run each."),
         (["model.sigma=[1"], "'model.sigma=[1' is not understood; write KEY=VALUE"),
         (["data.root=${nope}"], "data.root cannot be resolved: Interpolation key 'nope' not found."),
