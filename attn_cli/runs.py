@@ -344,4 +344,5 @@ def _finite(value: Any) -> Any:
 
 def _hint(name: str, folder: Path) -> str:
     names = [run.name for run in all_runs(folder)]
-    return nearest(name, names) if names else f" There are no runs in {folder}."
+    where = "this folder" if folder == Path() else folder
+    return nearest(name, names) if names else f" There are no runs in {where}."

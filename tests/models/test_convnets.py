@@ -105,7 +105,7 @@ def test_batch_normalisation_between_a_convolution_and_its_relu():
 
 @pytest.mark.parametrize("changes", [{}, {"norm": True}, {"padding": False, "pool_padding": 1}])
 def test_the_relu_may_come_after_the_pooling(changes):
-    """Departure 7: logits and gradients are those of the papers' order, bit for bit."""
+    """Choice 7: logits and gradients are those of the papers' order, bit for bit."""
     model, papers = make(**changes), make(**changes)
     layers = list(papers.layers)
     for i, layer in enumerate(papers.layers):
