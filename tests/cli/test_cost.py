@@ -150,7 +150,7 @@ def test_what_does_not_fit_into_memory_is_not_timed(monkeypatch):
         ({"size": (1, 2, 3)}, "size must be one side, or height and width such as [54, 110], not [1, 2, 3]."),
         ({"length": 2}, "length=2 is for sequences; data=digits has one label an image."),
         ({**READER, "length": 6}, "length=6 is more than the 5 labels of the longest sequence."),
-        ({"run": "nowhere"}, "There is no run folder nowhere."),
+        ({"run": "nowhere"}, "There is no run folder nowhere. There are no runs in this folder."),
         ({"model": SMALL, "size": (2,)}, "Images of 2×2 are too small for model=convnet_10"),
     ],
 )
