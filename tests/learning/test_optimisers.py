@@ -17,7 +17,7 @@ def weight() -> torch.nn.Parameter:
 
 def rates(config: Optimizer, steps: int, per_epoch: int) -> list[float]:
     parameter = weight()
-    optimiser, schedule = build(config, [parameter], steps, per_epoch)
+    optimiser, schedule = build(config, [{"params": [parameter], "lr": config.lr}], steps, per_epoch)
     parameter.grad = torch.ones(1)
     seen = []
     for _ in range(steps):
@@ -45,7 +45,7 @@ def test_one_cycle_rises_and_falls_to_almost_nothing():
 def test_sgd_by_hand(nesterov):
     config = Optimizer("sgd", lr=0.1, momentum=0.9, nesterov=nesterov, weight_decay=0.01, warmup=0.0)
     parameter, value, velocity = weight(), 1.0, 0.0
-    optimiser, _ = build(config, [parameter], 10, 10)
+    optimiser, _ = build(config, [{"params": [parameter], "lr": config.lr}], 10, 10)
     for gradient in (1.0, -2.0, 0.5):
         parameter.grad = torch.tensor([gradient])
         optimiser.step()
@@ -57,7 +57,8 @@ def test_sgd_by_hand(nesterov):
 
 def test_adam_by_hand():
     parameter, value, mean, square = weight(), 1.0, 0.0, 0.0
-    optimiser, _ = build(Optimizer("adam", lr=1e-2, warmup=0.0, weight_decay=0.1), [parameter], 10, 10)
+    config = Optimizer("adam", lr=1e-2, warmup=0.0, weight_decay=0.1)
+    optimiser, _ = build(config, [{"params": [parameter], "lr": config.lr}], 10, 10)
     for t, gradient in enumerate((1.0, -2.0, 0.5), start=1):
         parameter.grad = torch.tensor([gradient])
         optimiser.step()
@@ -65,3 +66,14 @@ def test_adam_by_hand():
         mean, square = 0.9 * mean + 0.1 * gradient, 0.999 * square + 0.001 * gradient**2
         value -= 1e-2 * (mean / (1 - 0.9**t)) / (math.sqrt(square / (1 - 0.999**t)) + 1e-8)
         assert parameter.item() == pytest.approx(value, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["adam_onecycle", "adam", "sgd"])
+def test_each_group_has_its_own_rate(name):
+    config = Optimizer(name, lr=0.1, warmup=0.2 if name == "adam_onecycle" else 0.0)
+    optimiser, schedule = build(config, [{"params": [weight()], "lr": rate} for rate in (0.1, 0.03)], 10, 5)
+    for _ in range(10):
+        first, second = (group["lr"] for group in optimiser.param_groups)
+        assert second == pytest.approx(0.3 * first)
+        optimiser.step()
+        schedule.step()
