@@ -250,7 +250,7 @@ def training_step(learner: Learner, data: SyntheticData) -> Callable[[], None]:
         images, labels = data.images, data.labels
         if isinstance(learner, ParallelLearner):
             images, labels = (torch.stack([part] * len(learner.members)) for part in (images, labels))
-        optimiser.zero_grad()
+        learner.model.zero_grad()
         loss = learner.loss((images, labels, 0, number))
         loss.sum().backward()
         guard.check(loss.detach(), optimiser, number)

@@ -101,7 +101,7 @@ class Learner(pl.LightningModule):
         _, _, epoch, step = batch
         if step % self._steps_per_epoch == 0:
             self.begin_epoch(epoch)
-        self._optimiser.zero_grad()  # first: the memory of the gradients is free, and a CUDA graph overwrites them
+        self.model.zero_grad()  # first: the memory of the gradients is free, and a CUDA graph overwrites them
         loss = self.loss(batch)
         self.manual_backward(loss)
         loss = loss.detach()

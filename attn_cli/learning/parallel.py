@@ -64,6 +64,12 @@ class Stack(nn.Module):
                 for part in zip(*cut, strict=True)
             ]
 
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        super().zero_grad(set_to_none)
+        for part in self.parts:  # not parameters of the module: views, whose gradients are views, too
+            for parameter in part:
+                parameter.grad = None
+
     def hand_out_gradients(self) -> None:
         """Let the parts have their shares of the gradients, which stay one tensor."""
         if len(self.parts) == 1:
@@ -226,7 +232,6 @@ class ParallelLearner(Learner):
     def loss(self, batch: tuple[Tensor, Tensor, int, int]) -> Tensor:
         """The losses (P,) of one batch of each member."""
         images, labels, _, step = batch
-        self.stack.zero_grad()  # with several rates the optimiser knows views of the stacked parameters alone
         losses, rows = self._step(self.stack.parameters_by_name(), images, self.noise(step, images), labels)
         self.totals += rows
         for member in self.members:
