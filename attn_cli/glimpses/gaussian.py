@@ -4,8 +4,9 @@ Gregor et al. 2015 (DRAW, arXiv 1502.04623, section 3.2), with the changes of Se
 strides of their own for x and y, and a centre that never leaves the image.
 
 Filter i of an axis has its mean at μ_i = c + (i − (N−1)/2)·δ for i from 0, in pixels, the same standard deviation σ for
-all, and weights that sum to 1. Normalised as a softmax of −(a − μ)²/2σ², so that there is no division by zero however
-small σ is or however far outside the image a filter lies: there it reads the pixels at the edge.
+all, and weights that sum to 1. The exponent −(a − μ)²/2σ² is taken relative to that of the nearest point of the image,
+as a softmax would, so that there is no division by zero however small σ is or however far outside the image a filter
+lies: there it reads the pixels at the edge.
 
 Legend: B images, R rows (one path of one image; R = M·B, row m·B + b looks at image b), C channels, H × W image,
 N filters per axis.
@@ -71,7 +72,8 @@ def _of_all(info: Any, dims: tuple[int | None, int | None], a: Tensor, b: Tensor
 
 torch.library.register_vmap("attn::exact_product", _of_all, lib=library)
 
-SMALLEST = 1e-2  # pixels; a narrower filter reads one pixel all the same
+SMALLEST = 0.1  # pixels; a narrower filter reads one pixel all the same
+FAINTEST = -60.0  # exponent; fainter weights would be subnormal numbers, with which processors calculate slowly
 
 
 @dataclass(frozen=True)
@@ -97,8 +99,10 @@ class Gaussians(torch.autograd.Function):
 
     @staticmethod
     def forward(means_RN: Tensor, sigma_R: Tensor, pixels: int) -> Tensor:
-        squares = Gaussians.distances(means_RN, pixels).square()
-        return torch.softmax(squares * (-0.5 / sigma_R.square())[:, None, None], -1)
+        outside = (means_RN - means_RN.clamp(0, pixels - 1)).square()  # no pixel is nearer than that
+        excess = Gaussians.distances(means_RN, pixels).square() - outside[:, :, None]
+        weights = (excess * (-0.5 / sigma_R.square())[:, None, None]).clamp(min=FAINTEST).exp()
+        return weights / weights.sum(-1, keepdim=True)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, int], output: Tensor) -> None:

@@ -76,6 +76,20 @@ def test_far_away_and_tiny_grids_stay_finite(centre, stride, sigma):
     assert all(torch.isfinite(v.grad).all() for v in values)
 
 
+@pytest.mark.parametrize("sigma", [0.0, 0.1, 0.5, 3.0])
+def test_no_weight_is_so_faint_that_processors_slow_down(sigma):
+    weights = filters(torch.tensor([0.0, 0.013, 1.0]), torch.full((3,), 7.3), torch.full((3,), sigma), 12, 100)
+    assert weights.min() >= torch.finfo(torch.float32).tiny
+    assert torch.allclose(weights.sum(-1), torch.ones(3, 12))
+
+
+@pytest.mark.parametrize("middle", [4.5, 4.41, 4.59])
+def test_the_narrowest_filter_reads_one_pixel_or_the_two_beside_it(middle):
+    centre = torch.tensor([(middle + 0.5) * 2 / 10 - 1])
+    weights = filters(centre, torch.ones(1), torch.zeros(1), 1, 10)[0, 0]
+    assert weights[4:6].sum() > 0.9999 and (weights[4] > 0.49) == (middle <= 4.5)
+
+
 def test_gradients_numerically():
     images = torch.rand(2, 1, 6, 7, dtype=torch.float64)
     where = grid(2)
