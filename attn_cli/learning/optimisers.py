@@ -27,11 +27,12 @@ def build(config: Optimizer, groups: list[dict[str, Any]], total_steps: int, ste
     else:
         optimiser = torch.optim.AdamW(groups, weight_decay=config.weight_decay, fused=True)
     if config.name == "adam_onecycle":
+        rates = total_steps + 1  # the last one is never used
         return optimiser, torch.optim.lr_scheduler.OneCycleLR(
             optimiser,
             [group["lr"] for group in groups],
-            total_steps=total_steps + 1,
-            pct_start=config.warmup,
+            total_steps=rates,
+            pct_start=config.warmup if config.warmup * rates != 1 else 0.0,  # torch divides by zero in a phase of 1
             cycle_momentum=False,
         )
     return optimiser, torch.optim.lr_scheduler.LambdaLR(

@@ -41,6 +41,14 @@ def test_one_cycle_rises_and_falls_to_almost_nothing():
     assert seen[-1] < 1e-4
 
 
+@pytest.mark.parametrize("warmup", [0.05, 0.1])
+def test_one_cycle_of_any_number_of_steps(warmup):
+    """Also of 19 or 9, of which the warm-up would be one rate."""
+    for steps in range(1, 41):
+        seen = rates(Optimizer("adam_onecycle", lr=0.1, warmup=warmup), steps, 1)
+        assert all(0 <= rate <= 0.1 for rate in seen) and max(seen) > 0.05
+
+
 @pytest.mark.parametrize("nesterov", [False, True])
 def test_sgd_by_hand(nesterov):
     config = Optimizer("sgd", lr=0.1, momentum=0.9, nesterov=nesterov, weight_decay=0.01, warmup=0.0)
