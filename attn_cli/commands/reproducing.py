@@ -95,7 +95,7 @@ def words(step: Step) -> list[str] | None:
     if None in paths:
         return None
     if isinstance(how, Train):
-        start = [f"{how.by}={paths[0]}"] if how.start else []
+        start = [f"{how.by}={paths[0] if len(paths) == 1 else '[' + ','.join(map(str, paths)) + ']'}"] if paths else []
         own = [f"seed={step.seed}", f"outputs={step.folder}"]
         return [f"experiment={how.experiment}", *RECIPE, *how.overrides, *start, *own]
     if isinstance(how, Combine):

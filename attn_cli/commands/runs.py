@@ -45,6 +45,8 @@ def row(run: Run) -> dict[str, Any]:
         "data": _value(config, "data", "name"),
         "model": _value(config, "model", "name"),
         "glimpses": _value(config, "glimpses", "count"),
+        "seed": config.get("seed"),
+        "learning_rate": _value(config, "optimizer", "lr"),
         "val_error": result.get("val_error"),
         "test_error": result.get("test_error"),
         "seconds": _elapsed(status) if seconds is None else seconds,

@@ -118,7 +118,7 @@ class Config:
     logger: Logger = field(default_factory=Logger)
     seed: int = bounded(0, 0, 2**32 - 1)
     resume: str | None = None  # run folder to continue
-    init_from: str | None = None  # run folder whose best weights training starts from
+    init_from: tuple[str, ...] | None = None  # run folder whose best weights training starts from, or several
     experiment: str | None = None  # name of the experiment config used
     outputs: str = "outputs"  # folder of run folders
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -107,7 +108,7 @@ def starting_weights(model: GlimpseModel, config: schema.Config, resumed: bool) 
         share(model.get_submodule("glimpse_network"), "glimpse_network", open_run(shared))
     if resumed:
         return None
-    report = initialise(model, open_run(config.init_from)) if config.init_from else None
+    report = initialise(model, [open_run(path) for path in config.init_from]) if config.init_from else None
     if isinstance(config.model, schema.Timm) and config.model.weights is not None and report is None:
         report = pretrain(cast(TimmNet, model), config.model.weights)
     trunk = getattr(model, "trunk", None)
@@ -116,13 +117,28 @@ def starting_weights(model: GlimpseModel, config: schema.Config, resumed: bool) 
     return report
 
 
-def initialise(model: GlimpseModel, run: Run) -> str:
-    """Start from the best weights of another run: whatever has the same name, shape and type is copied. Returns a
-    report of one line or more; raises Refused if nothing fits.
+def initialise(model: GlimpseModel, runs: Sequence[Run]) -> str:
+    """Start from the best weights of another run: whatever has the same name, shape and type is copied. Of several runs
+    the mean is taken, which can err less than each where all came from the same weights (Wortsman et al. 2022, arXiv
+    2203.05482). Returns a report of one line or more; raises Refused if nothing fits, or the runs do not fit together.
     """
-    path = run.checkpoint("best")
-    theirs = {name.removeprefix(PREFIX): v for name, v in checkpoints.load(path)["state_dict"].items()}
-    return take_over(model, theirs, f"init_from={run.path}", "choose a run of the same kind")
+    found = [checkpoints.load(run.checkpoint("best"))["state_dict"] for run in runs]
+    kinds = [{name: (value.shape, value.dtype) for name, value in weights.items()} for weights in found]
+    for run, kind in zip(runs, kinds, strict=True):
+        if kind != kinds[0]:
+            raise Refused(
+                f"init_from: the weights of {runs[0].path} and {run.path} differ in shape: name runs of one model."
+            )
+    theirs = {name.removeprefix(PREFIX): mean([weights[name] for weights in found]) for name in found[0]}
+    given = f"init_from={runs[0].path}" if len(runs) == 1 else f"init_from, the mean of {len(runs)} runs"
+    return take_over(model, theirs, given, "choose a run of the same kind")
+
+
+def mean(values: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Of weights; of whole numbers and flags, which count and switch, the first."""
+    if len(values) == 1 or not values[0].is_floating_point():
+        return values[0]
+    return torch.stack([value.double() for value in values]).mean(0).to(values[0].dtype)
 
 
 def take_over(model: nn.Module, theirs: dict[str, torch.Tensor], given: str, remedy: str) -> str:
@@ -171,8 +187,8 @@ def fill_trunk(trunk: Trunk, config: schema.Config) -> None:
     Refused, naming what is absent or differs.
     """
     model: Any = config.model
-    if model.trunk_from is None and config.init_from is not None:
-        share(trunk, "trunk", open_run(config.init_from))
+    if model.trunk_from is None and config.init_from:
+        share(trunk, "trunk", open_run(config.init_from[0]))
         return
     if model.trunk_from is None:
         raise Refused(

@@ -31,7 +31,7 @@ class Train:
 
     experiment: str  # a file in conf/experiment
     overrides: tuple[str, ...] = ()
-    start: str | None = None  # cell whose run (or file) of the same seed it takes over
+    start: str | tuple[str, ...] | None = None  # cell whose run (or file) of the same seed it takes over, or several
     by: str = "init_from"  # the key that takes it
     cpu: float | None = None  # expected seconds; None: not yet measured
     gpu: float | None = None
@@ -107,7 +107,7 @@ class Table:
 def sources(how: How) -> tuple[str, ...]:
     """The cells whose runs of the same seed must be finished before."""
     if isinstance(how, Train):
-        return () if how.start is None else (how.start,)
+        return (how.start,) if isinstance(how.start, str) else how.start or ()
     if isinstance(how, Combine):
         return how.forward, how.backward
     return () if isinstance(how, Absent) else (how.of,)

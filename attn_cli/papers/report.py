@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from attn_cli.errors import Refused
-from attn_cli.papers.cells import ERROR, Absent, Attend, Cell, Combine, Evaluate, How, Same, Table, Train
+from attn_cli.papers.cells import ERROR, Absent, Attend, Cell, Combine, Evaluate, How, Same, Table, Train, sources
 from attn_cli.papers.index import find_table, resolve
 from attn_cli.papers.records import Record, Summary, load, summarise
 from attn_cli.runs import write_atomically
@@ -60,7 +60,8 @@ def how(way: How) -> str:
     """How a cell is obtained, in a few words."""
     if isinstance(way, Train):
         words = " ".join([f"experiment={way.experiment}", *way.overrides])
-        return f"`{words}`" + (f", {way.by} `{way.start}`" if way.start else "")
+        start = " and ".join(f"`{cell}`" for cell in sources(way))
+        return f"`{words}`" + (f", {way.by} {start}" if start else "")
     if isinstance(way, Combine):
         return f"`attn combine {' '.join(way.overrides)}` of `{way.forward}` and `{way.backward}`"
     if isinstance(way, Evaluate | Attend):

@@ -41,6 +41,7 @@ RESULT_NAMES = {
     "scales": "scales",
     "epochs": "epochs",
     "seed": "seed",
+    "learning_rate": "learning rate",
     "val_error": "validation error",
     "test_error": "test error",
     "mean_glimpses": "glimpses used, mean",
@@ -126,13 +127,15 @@ def result_table(result: Row) -> Table:
 
 
 def runs_table(rows: Iterable[Row]) -> Table:
-    """`run`, `data`, `model`, `glimpses`, `val_error`, `test_error`, `seconds`, `status` of each run, in this order."""
-    names = ["run", "data", "model", "glimpses", "val %", "test %", "time", "status"]
-    table = titled("Runs", names, numeric=names[3:7])
+    """`run`, `data`, `model`, `glimpses`, `seed`, `learning_rate`, `val_error`, `test_error`, `seconds`, `status` of each
+    run, in this order.
+    """
+    names = ["run", "data", "model", "glimpses", "seed", "rate", "val %", "test %", "time", "status"]
+    table = titled("Runs", names, numeric=names[3:9])
     for row in rows:
         status = plain(row.get("status"))
         table.add_row(
-            *(Text(plain(row.get(key))) for key in ("run", "data", "model", "glimpses")),
+            *(Text(plain(row.get(key))) for key in ("run", "data", "model", "glimpses", "seed", "learning_rate")),
             Text(error(row.get("val_error"))),
             Text(error(row.get("test_error"))),
             Text(duration(row.get("seconds"))),

@@ -19,7 +19,8 @@ def test_train_leaves_a_complete_run_folder(trained):
     result = json.loads((run / "result.json").read_text())
     expected = {
         "val_error", "test_error", "test_error_interval", "mc_samples", "seconds", "images_per_second", "versions",
-        "commit", "seed", "threads", "device", "model", "data", "glimpses", "scales", "size", "epochs", "digests",
+        "commit", "seed", "learning_rate", "threads", "device", "model", "data", "glimpses", "scales", "size", "epochs",
+        "digests",
     }  # fmt: skip
     assert expected <= set(result)
     low, high = result["test_error_interval"]

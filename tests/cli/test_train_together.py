@@ -99,7 +99,8 @@ def test_each_learning_rate_has_a_run_of_its_own(attn):
     for run in attn.runs():
         config = yaml.safe_load((run / "config.yaml").read_text())
         assert (config["seed"], config["trainer"]["parallel_seeds"], config["trainer"]["parallel_lrs"]) == (1, 1, [])
-        assert read(run, "result.json")["trained_together"] == 2
+        result = read(run, "result.json")
+        assert (result["trained_together"], result["learning_rate"]) == (2, config["optimizer"]["lr"])
         rates[config["optimizer"]["lr"]] = load(run / "checkpoints" / "last.ckpt")["state_dict"]["model.core.weight"]
     assert sorted(rates) == [0.001, 0.01] and not rates[0.001].equal(rates[0.01])
     assert done.stdout.count("(optimizer.lr 0.001)") == 2  # when it begins, and in the table at the end

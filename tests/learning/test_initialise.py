@@ -27,8 +27,12 @@ def make(seed: int, length: int = 2, classes: int = 10, **changes) -> DRAM:
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     """A run folder with the best checkpoint of make(1)."""
-    folder = create(Config(model=Dram(**SIZES)), tmp_path)
-    state = {f"model.{name}": value for name, value in make(1).state_dict().items()}
+    return saved(make(1), tmp_path)
+
+
+def saved(model: torch.nn.Module, outputs: Path) -> Run:
+    folder = create(Config(model=Dram(**SIZES)), outputs)
+    state = {f"model.{name}": value for name, value in model.state_dict().items()}
     folder.checkpoints.mkdir(exist_ok=True)
     checkpoints.save(folder.checkpoints / "best.ckpt", {"state_dict": state})
     return folder
@@ -36,7 +40,7 @@ def run(tmp_path: Path) -> Run:
 
 def test_everything_is_taken_over_for_longer_sequences(run):
     model = make(2, length=5)
-    report = initialise(model, run)
+    report = initialise(model, [run])
     assert all(value.equal(make(1).state_dict()[name]) for name, value in model.state_dict().items())
     assert "\n" not in report and f"{len(model.state_dict())} of {len(model.state_dict())}" in report
 
@@ -47,7 +51,7 @@ def test_what_does_not_fit_stays_and_is_reported(run):
         for p in model.parameters():
             p += 1.0  # biases start alike in every model
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    report = initialise(model, run).splitlines()
+    report = initialise(model, [run]).splitlines()
     changed = {name for name, value in model.state_dict().items() if not value.equal(before[name])}
     output = "classification_network.output"
     assert changed == {name for name in before if not name.startswith(output)}
@@ -57,10 +61,30 @@ def test_what_does_not_fit_stays_and_is_reported(run):
     ]
 
 
+def test_the_mean_of_several_runs(run, tmp_path):
+    model, others = make(2), [make(3), make(4)]
+    for m, count in zip(others, (7, 9), strict=True):
+        m.register_buffer("count", torch.tensor(count))
+    model.register_buffer("count", torch.tensor(0))
+    report = initialise(model, [saved(m, tmp_path) for m in others])
+    assert model.count == 7  # no mean: it is a count
+    for name, value in model.named_parameters():
+        both = [m.state_dict()[name] for m in others]
+        assert torch.allclose(value, (both[0] + both[1]) / 2, atol=1e-6)
+    assert not torch.allclose(model.lower.gates.weight, others[0].lower.gates.weight, atol=1e-6)
+    assert report.startswith("init_from, the mean of 2 runs: ")
+
+
+def test_runs_of_which_there_is_no_mean_are_named(run, tmp_path):
+    wider = saved(make(3, features=20), tmp_path)
+    with pytest.raises(Refused, match=rf"{run.path} and {wider.path} differ in shape"):
+        initialise(make(2), [run, wider])
+
+
 def test_nothing_that_fits_is_refused(run):
     other = RAM(Ram(), Glimpses(2, 12), Scales(1), channels=1, classes=10)
     with pytest.raises(Refused, match="has no weights that fit"):
-        initialise(other, run)
+        initialise(other, [run])
 
 
 def test_a_shared_glimpse_network_stays_fixed(run):

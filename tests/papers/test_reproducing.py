@@ -17,7 +17,7 @@ from attn_cli import runs
 from attn_cli.commands import reproducing
 from attn_cli.commands.reproducing import Step, composed, expected, newest, plan, product, run_all, words
 from attn_cli.errors import Refused
-from attn_cli.papers import index, records
+from attn_cli.papers import index, records, report
 from attn_cli.papers.cells import Absent, Attend, Cell, Combine, Evaluate, Same, Table, Train
 from attn_cli.papers.records import Record, add, load
 
@@ -116,6 +116,18 @@ def test_commands_name_the_runs_that_they_start_from() -> None:
     other = started("short", "finished")
     assert words(step("many")) == [f"run={run.path}", "mc_samples=2", "threads=1"]
     assert words(step("both")) == [f"forward={run.path}", f"backward={other.path}", "threads=1"]
+
+
+def test_a_cell_may_start_from_the_mean_of_several_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    cell = Cell("mean", "Mean", Train("demo", start=("toy/1/lesson", "toy/1/short")))
+    table = Table("toy/3", "Mean", (cell,))
+    monkeypatch.setitem(index.TABLES, table.name, table)
+    assert names(plan(table, [cell], seeds=1)) == ["lesson 1", "short 1", "mean 1"]
+    paths = [started(name, "finished").path for name in ("lesson", "short")]
+    given = words(Step(table, cell, 1))
+    assert given is not None and f"init_from=[{paths[0]},{paths[1]}]" in given
+    assert composed("train", given).init_from == tuple(map(str, paths))
+    assert report.how(cell.how) == "`experiment=demo`, init_from `toy/1/lesson` and `toy/1/short`"
 
 
 def test_only_a_run_with_the_configuration_of_the_step_counts() -> None:

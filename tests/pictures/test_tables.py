@@ -71,13 +71,14 @@ def test_evaluation_repeated_over_seeds() -> None:
 
 def test_runs_in_the_order_given_with_gaps() -> None:
     rows: list[dict[str, Any]] = [
-        {"run": "mnist-ram-6g-20260101-120000-ab12", "data": "mnist", "model": "ram", "glimpses": 6, "val_error": 1.3,
-         "test_error": 1.2, "seconds": 3725, "status": "finished"},
+        {"run": "mnist-ram-6g-20260101-120000-ab12", "data": "mnist", "model": "ram", "glimpses": 6, "seed": 3,
+         "learning_rate": 0.0003, "val_error": 1.3, "test_error": 1.2, "seconds": 3725, "status": "finished"},
         {"run": "x[red]y", "status": "failed"},
     ]  # fmt: skip
     _, first, second = cells(as_text(runs_table(rows)))
-    assert first == ["mnist-ram-6g-20260101-120000-ab12", "mnist", "ram", "6", "1.30", "1.20", "1 h 02 min", "finished"]
-    assert second == ["x[red]y", "–", "–", "–", "–", "–", "–", "failed"]
+    name = "mnist-ram-6g-20260101-120000-ab12"
+    assert first == [name, "mnist", "ram", "6", "3", "0.0003", "1.30", "1.20", "1 h 02 min", "finished"]
+    assert second == ["x[red]y", *["–"] * 8, "failed"]
 
 
 def test_mc_table() -> None:
