@@ -127,8 +127,8 @@ def result_table(result: Row) -> Table:
 
 
 def runs_table(rows: Iterable[Row]) -> Table:
-    """`run`, `data`, `model`, `glimpses`, `seed`, `learning_rate`, `val_error`, `test_error`, `seconds`, `status` of each
-    run, in this order.
+    """`run`, `data`, `model`, `glimpses`, `seed`, `learning_rate`, `val_error`, `test_error`, `seconds` and `status` of
+    each run, in this order.
     """
     names = ["run", "data", "model", "glimpses", "seed", "rate", "val %", "test %", "time", "status"]
     table = titled("Runs", names, numeric=names[3:9])
