@@ -29,6 +29,12 @@ def _lesson(name: str, title: str, how: Train) -> Cell:
     return Cell(name, title, how, lesson=True)
 
 
+def _on(epochs: str, *model: str, cpu: float) -> Train:
+    """The reader of pairs, from cell `longer` on."""
+    given = (f"trainer.epochs={epochs}", "optimizer.lr=0.0007", *(f"model.{word}" for word in model))
+    return Train("dram/table1_dram", given, start="longer", cpu=cpu)
+
+
 def _costs(size: int, published: tuple[float, float, float, float], how: tuple[How, How]) -> list[Cell]:
     """A row of Table 5; `how` its last two columns are obtained."""
     convnet, single, averaged, both = published
@@ -61,7 +67,12 @@ TABLES = (
             _cell(
                 "no-context",
                 "DRAM without context",
-                Train("dram/table1_no_context", start="near-pairs", cpu=70 * MINUTE),
+                Train(
+                    "dram/table1_no_context",
+                    ("model.samples=2", "trainer.epochs=24"),
+                    start="near-pairs",
+                    cpu=25 * MINUTE,
+                ),
                 7,
             ),
             _cell(
@@ -77,6 +88,29 @@ TABLES = (
                 Train("dram/table1_dram", ("model.sigma=0.08",), start="dram", cpu=124 * MINUTE),
             ),
             _cell("longer-average", "the same, 10 paths averaged", Evaluate("longer", AVERAGED)),
+            _lesson("on", "and on", _on("14", "sigma=0.08", cpu=35 * MINUTE)),
+            _lesson("on-dropout", "and on with dropout", _on("16", "sigma=0.08", "dropout=0.2", cpu=29 * MINUTE)),
+            _lesson(
+                "on-upper",
+                "and on with two paths an image, σ 0.06 and no policy gradient below the upper LSTM",
+                Train(
+                    "dram/table1_dram",
+                    ("model.sigma=0.06", "model.samples=2", "model.policy_gradient=upper"),
+                    start="longer",
+                    cpu=45 * MINUTE,
+                ),
+            ),
+            _cell(
+                "mean",
+                "DRAM, from the mean of the weights of these four",
+                Train(
+                    "dram/table1_dram",
+                    ("model.sigma=0.08", "optimizer.lr=0.0001", "trainer.epochs=4"),
+                    start=("longer", "on", "on-upper", "on-dropout"),
+                    cpu=8 * MINUTE,
+                ),
+            ),
+            _cell("mean-average", "the same, 10 paths averaged", Evaluate("mean", AVERAGED)),
         ),
         versions=(ARXIV,),
     ),
