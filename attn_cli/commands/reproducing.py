@@ -95,7 +95,8 @@ def words(step: Step) -> list[str] | None:
     if None in paths:
         return None
     if isinstance(how, Train):
-        start = [f"{how.by}={paths[0] if len(paths) == 1 else '[' + ','.join(map(str, paths)) + ']'}"] if paths else []
+        several = isinstance(how.start, tuple)
+        start = [f"{how.by}=[{','.join(map(str, paths))}]" if several else f"{how.by}={paths[0]}"] if paths else []
         own = [f"seed={step.seed}", f"outputs={step.folder}"]
         return [f"experiment={how.experiment}", *RECIPE, *how.overrides, *start, *own]
     if isinstance(how, Combine):
