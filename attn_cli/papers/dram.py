@@ -29,10 +29,9 @@ def _lesson(name: str, title: str, how: Train) -> Cell:
     return Cell(name, title, how, lesson=True)
 
 
-def _on(epochs: str, *model: str, cpu: float) -> Train:
+def _on(*overrides: str, cpu: float) -> Train:
     """The reader of pairs, from cell `longer` on."""
-    given = (f"trainer.epochs={epochs}", "optimizer.lr=0.0007", *(f"model.{word}" for word in model))
-    return Train("dram/table1_dram", given, start="longer", cpu=cpu)
+    return Train("dram/table1_dram", overrides, start="longer", cpu=cpu)
 
 
 def _costs(size: int, published: tuple[float, float, float, float], how: tuple[How, How]) -> list[Cell]:
@@ -88,17 +87,21 @@ TABLES = (
                 Train("dram/table1_dram", ("model.sigma=0.08",), start="dram", cpu=124 * MINUTE),
             ),
             _cell("longer-average", "the same, 10 paths averaged", Evaluate("longer", AVERAGED)),
-            _lesson("on", "and on", _on("14", "sigma=0.08", cpu=35 * MINUTE)),
-            _lesson("on-dropout", "and on with dropout", _on("16", "sigma=0.08", "dropout=0.2", cpu=29 * MINUTE)),
+            _lesson(
+                "on", "and on", _on("trainer.epochs=14", "optimizer.lr=0.0007", "model.sigma=0.08", cpu=35 * MINUTE)
+            ),
+            _lesson(
+                "on-dropout",
+                "and on with dropout",
+                _on(
+                    *("trainer.epochs=16", "optimizer.lr=0.0007", "model.sigma=0.08", "model.dropout=0.2"),
+                    cpu=29 * MINUTE,
+                ),
+            ),
             _lesson(
                 "on-upper",
                 "and on with two paths an image, σ 0.06 and no policy gradient below the upper LSTM",
-                Train(
-                    "dram/table1_dram",
-                    ("model.sigma=0.06", "model.samples=2", "model.policy_gradient=upper"),
-                    start="longer",
-                    cpu=45 * MINUTE,
-                ),
+                _on("model.sigma=0.06", "model.samples=2", "model.policy_gradient=upper", cpu=45 * MINUTE),
             ),
             _cell(
                 "mean",

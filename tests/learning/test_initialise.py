@@ -61,7 +61,7 @@ def test_what_does_not_fit_stays_and_is_reported(run):
     ]
 
 
-def test_the_mean_of_several_runs(run, tmp_path):
+def test_the_mean_of_several_runs(tmp_path):
     model, others = make(2), [make(3), make(4)]
     for m, count in zip(others, (7, 9), strict=True):
         m.register_buffer("count", torch.tensor(count))
