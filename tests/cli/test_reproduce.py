@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from attn_cli import cli
 from attn_cli.commands.reproduce import seconds
 from attn_cli.config.completion import complete
 from attn_cli.errors import Refused
-from attn_cli.papers import index
+from attn_cli.papers import index, records
 from tests.cli.conftest import Attn
 
 # `attn` with one more table: a lesson, a cell that starts from it, an evaluation of that.
@@ -79,8 +80,15 @@ def test_a_table_is_run_stopped_and_gone_on_with(attn: Attn) -> None:
     assert "one " in out and "Written into RESULTS.md." in out
 
 
-def test_everything_is_listed(capsys: pytest.CaptureFixture[str], repository: Path, monkeypatch) -> None:
-    monkeypatch.chdir(repository)
+@pytest.fixture
+def unmeasured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty current folder, and a package in which nothing is measured yet."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(records, "PACKAGED", tmp_path / "site-packages" / "attn_cli" / "papers" / "measured")
+
+
+def test_everything_is_listed(capsys: pytest.CaptureFixture[str], unmeasured: None) -> None:
+    records.add(index.TABLES["ram/1a"], "6-glimpses", records.Record((1, 2, 3), 0.9, 0.04))
     assert cli.main(["reproduce"]) == 0
     said = capsys.readouterr().out
     for name, table in index.TABLES.items():
@@ -88,7 +96,7 @@ def test_everything_is_listed(capsys: pytest.CaptureFixture[str], repository: Pa
         for cell in table.cells:
             assert f" {cell.name} " in said
     assert "0.90 ± 0.04" in said and "attn reproduce ram/2b --only 4-glimpses" in said
-    assert said.splitlines()[-1].endswith("cells are measured.")
+    assert re.fullmatch(r"1 of \d+ cells are measured\.", said.splitlines()[-1])
     assert cli.main(["reproduce", "ram/1b", "--list"]) == 0
     assert "ram/1a" not in capsys.readouterr().out
 
@@ -116,9 +124,8 @@ def test_names_of_tables_are_completed() -> None:
     ],
 )
 def test_what_is_refused(
-    given: list[str], says: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch
+    given: list[str], says: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, unmeasured: None
 ) -> None:
-    monkeypatch.chdir(tmp_path)
     assert cli.main(["reproduce", *given]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("attn reproduce: ") and says in line
@@ -126,9 +133,8 @@ def test_what_is_refused(
 
 
 def test_results_md_edited_by_hand_is_refused_before_anything_is_run(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, unmeasured: None
 ) -> None:
-    monkeypatch.chdir(tmp_path)
     results = tmp_path / "RESULTS.md"
     results.write_text("<!-- attn reproduce ram/2b begins -->\n<!-- attn reproduce ram/2b ends -->\n")
     assert cli.main(["reproduce", "--write"]) == 0
