@@ -89,6 +89,7 @@ class Trainer:
 class Optimizer:
     name: str = choice("adam_onecycle", "adam_onecycle", "adam", "sgd")
     lr: float = bounded(2e-3, 0, 100, above=True)  # of one-cycle: its peak
+    attention: float = bounded(1.0, 0, 100, above=True)  # times lr: the rate of what only chooses where to look
     momentum: float = bounded(0.9, 0, 0.9999)  # of Adam: β₁, which stays at 0.9
     nesterov: bool = False
     weight_decay: float = bounded(0.0, 0, 10)
@@ -302,6 +303,8 @@ def _check_parallel(config: Config) -> None:
         raise Refused(f"{together} is for one device: use trainer.devices=1 and leave trainer=ddp out.")
     if config.logger.name not in ("csv", "none"):
         raise Refused(f"logger={config.logger.name} follows one run, {together} trains several: use logger=csv.")
+    if config.optimizer.attention != 1:
+        raise Refused(f"{together} trains all parts of a model at one rate: leave optimizer.attention out.")
     if len(rates) == 1:
         raise Refused(
             f"trainer.parallel_lrs needs two learning rates at least; for one alone set optimizer.lr={rates[0]:g}."

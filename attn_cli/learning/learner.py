@@ -142,8 +142,14 @@ class Learner(pl.LightningModule):
         return {"optimizer": optimiser, "lr_scheduler": schedule}
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """What the optimiser changes, and the learning rate of each group."""
-        return [{"params": list(self.model.parameters()), "lr": self.config.optimizer.lr}]
+        """What the optimiser changes, and the learning rate of each group: the first of all but attention."""
+        rate, share = self.config.optimizer.lr, self.config.optimizer.attention
+        if share == 1:
+            return [{"params": list(self.model.parameters()), "lr": rate}]
+        slow = self.model.attention_parameters()
+        apart = {id(parameter) for parameter in slow}
+        others = [parameter for parameter in self.model.parameters() if id(parameter) not in apart]
+        return [{"params": others, "lr": rate}, {"params": slow, "lr": rate * share}]
 
     def on_train_start(self) -> None:
         self._optimiser: Any = self.optimizers(use_pl_optimizer=False)

@@ -47,6 +47,11 @@ def make_learner(config: schema.Config, data: Data, compile_step: bool | None = 
     model = build_model(config, data.info)
     if processes.size() > 1:
         normalise_together(model)
+    if config.optimizer.attention != 1 and not model.attention_parameters():
+        raise Refused(
+            f"optimizer.attention slows down what chooses where to look, and model={config.model.name} has no part that "
+            "does nothing else: leave it out."
+        )
     learner = LEARNERS.get(config.model.name) or getattr(registry.load("model", config.model.name), "learner", None)
     if learner is None:
         raise Refused(

@@ -170,6 +170,7 @@ class Head(nn.Module):
 
 class DRAM(GlimpseModel):
     reads_sequences = True
+    attention = ("context_network", "upper", "emission_network")
     random_start = False
 
     def __init__(

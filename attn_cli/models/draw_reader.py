@@ -48,6 +48,7 @@ class State:
 
 class DrawReader(GlimpseModel):
     sized = True
+    attention = ("grid",)
     stochastic = random_start = False
 
     def __init__(

@@ -35,7 +35,13 @@ class GlimpseModel(nn.Module):
     plays: bool = False  # whether it plays games; the constructor wants the `game` then
     game: type[Catch] | None = None  # what it plays
     noises: int = 2  # numbers that a step is given: for a location, an action of a game or of stopping, a scale
+    attention: tuple[str, ...] = ()  # the submodules that do nothing but choose where to look
     retina: Retina
+
+    def attention_parameters(self) -> list[nn.Parameter]:
+        """What `optimizer.attention` is for."""
+        parts = (getattr(self, name) for name in self.attention)
+        return [parameter for part in parts if part is not None for parameter in part.parameters()]
 
     def look_at_one_scale(self, name: str, scales: int) -> None:
         """Refuse several scales, for a model that chooses the size of what it looks at."""

@@ -89,6 +89,7 @@ class RAM(GlimpseModel):
     places: Tensor
 
     watches = True
+    attention = ("location_network",)
 
     def __init__(
         self,

@@ -84,6 +84,7 @@ class Blocks(nn.Sequential):
 
 class RSAM(GlimpseModel):
     sized = True
+    attention = ("down_sample", "context", "mask")
     stochastic = random_start = moves = False
     every_step = masks = True
 

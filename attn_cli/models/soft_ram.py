@@ -103,6 +103,7 @@ class SoftRAM(GlimpseModel):
     watches = True
     random_start = False
     noises = 4  # numbers a step: centre and stride, x and y
+    attention = ("context_network", "context_gates", "upper", "extraction")
     pretraining: Tensor  # bool (), with `pretrain_glimpse`: whether the simple glimpse network is in use
 
     def __init__(
@@ -147,6 +148,8 @@ class SoftRAM(GlimpseModel):
         self.upper = GRU(D, D, config.recurrent_dropout) if config.layers == 2 else None
         self.context_network = ContextNetwork(config, channels) if config.context == "conv" else None
         self.context_gates = nn.Linear(D, 3 * D, bias=False) if config.context == "conv" else None
+        if self.upper is None:
+            self.attention = ("extraction",)
         self.extraction = nn.Linear(D, 6)  # c_x, c_y, log δ_x, log δ_y, log σ², log γ
         with torch.no_grad():
             self.extraction.weight.mul_(0.1)  # the first grids are alike

@@ -62,6 +62,7 @@ class State:
 
 class STN(GlimpseModel):
     reads_sequences = True
+    attention = ("localisation", "recurrent", "transform")
     stochastic = random_start = False
 
     def __init__(
