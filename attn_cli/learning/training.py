@@ -49,8 +49,8 @@ def make_learner(config: schema.Config, data: Data, compile_step: bool | None = 
         normalise_together(model)
     if config.optimizer.attention != 1 and not model.attention_parameters():
         raise Refused(
-            f"optimizer.attention slows down what chooses where to look, and model={config.model.name} has no part that "
-            "does nothing else: leave it out."
+            f"optimizer.attention slows down what chooses where to look, and model={config.model.name} has no part "
+            "that does nothing else: leave it out."
         )
     learner = LEARNERS.get(config.model.name) or getattr(registry.load("model", config.model.name), "learner", None)
     if learner is None:

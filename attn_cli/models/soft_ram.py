@@ -103,7 +103,7 @@ class SoftRAM(GlimpseModel):
     watches = True
     random_start = False
     noises = 4  # numbers a step: centre and stride, x and y
-    attention = ("context_network", "context_gates", "upper", "extraction")
+    attention: tuple[str, ...] = ("context_network", "context_gates", "upper", "extraction")
     pretraining: Tensor  # bool (), with `pretrain_glimpse`: whether the simple glimpse network is in use
 
     def __init__(

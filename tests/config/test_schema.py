@@ -125,7 +125,7 @@ def test_refusals_say_what_is_wrong(values: dict[str, Any], key: str, value: Any
         ({"trainer.parallel_seeds": 2, "logger.name": "wandb"}, "logger=wandb follows one run"),
         ({"trainer.parallel_lrs": [0.1, 0.2], "trainer.devices": 2}, "trainer.parallel_lrs is for one device"),
         ({"trainer.parallel_lrs": [0.1, 0.2], "trainer.strategy": "ddp"}, "and leave trainer=ddp out"),
-        ({"trainer.parallel_seeds": 2, "optimizer.attention": 0.1}, "trainer.parallel_seeds trains all parts of a model"),
+        ({"trainer.parallel_seeds": 2, "optimizer.attention": 0.1}, "trainer.parallel_seeds trains all parts"),
         ({"optimizer.attention": 0}, "optimizer.attention"),
         ({"trainer.parallel_lrs": [0.1]}, "needs two learning rates at least; for one alone set optimizer.lr=0.1"),
         ({"trainer.parallel_lrs": [0.1, 0.2, 0.1]}, "trainer.parallel_lrs has a learning rate twice"),

@@ -51,7 +51,10 @@ def images() -> torch.Tensor:
     return torch.randint(0, 256, (8, 1, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize(("name", "length"), [*((name, 0) for name in MODELS), ("dram", 2), ("soft_ram", 2), ("stn", 2)])
+SEQUENCES = [("dram", 2), ("soft_ram", 2), ("stn", 2)]
+
+
+@pytest.mark.parametrize(("name", "length"), [*((name, 0) for name in MODELS), *SEQUENCES])
 def test_with_the_place_given_the_answer_teaches_them_nothing_and_all_others_something(name, length):
     torch.manual_seed(0)
     model = build_model(config(name), Noise(length).info)
