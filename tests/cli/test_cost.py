@@ -166,6 +166,11 @@ def test_bad_input(keys, says, tmp_path, monkeypatch):
     ("words", "says"),
     [
         (["table=dram/6"], "table has no choice 'dram/6'."),
+        (["table=dram/5", "model=ram"], "table=dram/5 has networks and sizes of its own: leave out model."),
+        (
+            ["run=there", "data=svhn", "glimpses.count=2"],
+            "run=there has a network and data of its own: leave out data and glimpses.",
+        ),
         (["samples=0"], "samples must be at least 1"),
         (["size=5000"], "size[0] must be at least 1 and at most 4096, not 5000."),
         (["sieze=54"], "sieze is not a known key. Did you mean "),
