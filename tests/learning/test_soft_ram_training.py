@@ -54,7 +54,7 @@ def run(folder, resume=None, stop=None, **model):
         model=schema.SoftRam(**small),
         glimpses=schema.Glimpses(2, 9),
         trainer=schema.Trainer(accelerator="cpu", epochs=EPOCHS, batch_size=4, compile="off"),
-        optimizer=schema.Optimizer(lr=0.01),
+        optimizer=schema.Optimizer(lr=0.01, attention=0.5),  # two groups of parameters
         seed=1,
     )
     data = Stripes()
