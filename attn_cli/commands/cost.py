@@ -36,8 +36,8 @@ COLUMNS = ("10 layer CNN", "DRAM", "DRAM MC avg.", "F-B DRAM MC avg.")
 PUBLISHED = {"multiply-adds, G": dram.OPERATIONS, "parameters, M": dram.PARAMETERS}
 AT_MOST = ("multiply-adds, G", "DRAM")  # the paper gives a bound
 TEN_LAYERS = schema.Config(model=schema.ConvNet())
-SETTING = re.compile(r"[+~]*(model|data|scales|glimpses)\b")  # a word of the command line that chooses what is counted
 READER = schema.Config(model=schema.Dram(), glimpses=schema.Glimpses(3, 12), scales=schema.Scales(1))  # section 8.3
+SETTING = re.compile(r"[+~]*(model|data|scales|glimpses)\b")  # a word of the command line that chooses what is counted
 
 
 def run(config: schema.Cost) -> dict[str, Any]:
@@ -72,13 +72,13 @@ def _check(config: schema.Cost) -> None:
     if config.curve is not None and Path(config.curve).suffix.lower() != ".png":
         raise Refused(f"curve={config.curve} must name a .png file.")
     own = [key for key in ("run", "size", "length", "curve") if getattr(config, key) is not None]
-    chosen = [found[1] for word in sys.argv[1:] if (found := SETTING.match(word))]
+    chosen = list(dict.fromkeys(found[1] for word in sys.argv[1:] if (found := SETTING.match(word))))
     if config.table is not None and own + chosen:
-        left_out = " and ".join(dict.fromkeys(own + chosen))
-        raise Refused(f"table={config.table} has networks and sizes of its own: leave out {left_out}.")
+        raise Refused(
+            f"table={config.table} has networks and sizes of its own: leave out {' and '.join(own + chosen)}."
+        )
     if config.run is not None and chosen:
-        left_out = " and ".join(dict.fromkeys(chosen))
-        raise Refused(f"run={config.run} has a network and data of its own: leave out {left_out}.")
+        raise Refused(f"run={config.run} has a network and data of its own: leave out {' and '.join(chosen)}.")
     if config.size is not None and len(config.size) not in (1, 2):
         raise Refused(f"size must be one side, or height and width such as [54, 110], not {list(config.size)}.")
 
