@@ -55,11 +55,11 @@ class Tracks:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Two digits in one canvas, with clutter or without; the class is the pair (in either order) or the sum."""
+    """Two digits in one canvas, with clutter or without; the label is the pair, the sum or the sequence."""
 
     name: str = "mnist_pairs"
     source: str = choice("mnist", "mnist", "digits")
-    label: str = choice("pair", "pair", "sum")
+    label: str = choice("pair", "pair", "sum", "sequence")
     height: int = bounded(100, 28, WIDEST)
     width: int = bounded(100, 28, WIDEST)
     overlap: float = bounded(0.0, 0, 1)  # largest share of a digit's box that the other's box may cover

@@ -284,9 +284,11 @@ def _pairs(config: schema.Pairs, source: prepared.Prepared) -> Composed:
     composers = {split: pairs.Pairs(geometry, config.overlap, config.label, *pool) for split, pool in pools.items()}
     names = pairs.class_names(config.label)
     counts = {split: len(labels) for split, (_, labels) in pools.items()}
-    info = DataInfo(config.name, 1, config.height, config.width, len(names), names, background=0, **counts)
+    length = 2 if config.label == "sequence" else 0
+    size = (config.height, config.width)
+    info = DataInfo(config.name, 1, *size, len(names), names, background=0, **counts, length=length)
     # The label is not part of the name: sums are the pairs' scenes without pieces.
-    sizes = (config.height, config.width, config.pieces, config.piece_size, repr(config.overlap))
+    sizes = (*size, config.pieces, config.piece_size, repr(config.overlap))
     return Composed(info, composers, ("pairs", source.name, *sizes))
 
 

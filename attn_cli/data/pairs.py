@@ -9,6 +9,8 @@ Ba, Mnih, Kavukcuoglu 2015 (arXiv 1412.7755): 4.1, the pair of digits as one of 
    every pair of places that keeps to this is equally likely. Places are drawn from tables, nothing is tried again.
 3. The noise is pieces of other images than these two, cut and added as in `scenes`; the sum of everything is clamped
    at 255.
+4. As a sequence the digits are read from left to right by their boxes' places, and from top to bottom where those are
+   alike: the strongest of the three labels, for lessons.
 
 Legend: B batch, P pieces, n digits in the pool, h, w digit height and width, H, W scene height and width.
 """
@@ -109,23 +111,34 @@ class Pairs:
     """Scenes of two digits of one split: `compose` makes a batch of them, with labels."""
 
     def __init__(self, geometry: Geometry, overlap: float, label: str, digits: np.ndarray, labels: np.ndarray):
-        """`digits` uint8 (n, h, w), `labels` (n,) with classes 0 to K-1; `label` is "pair" or "sum"."""
+        """`digits` uint8 (n, h, w), `labels` (n,) with classes 0 to K-1; `label` is "pair", "sum" or "sequence"."""
         self.geometry, self.places = geometry, Places(geometry, digits.shape[1:], overlap)
         self.digits, self.labels = torch.from_numpy(digits), torch.from_numpy(labels).long()
-        self.classes = torch.from_numpy(class_table(label))  # int64 (10, 10)
+        self.classes = None if label == "sequence" else torch.from_numpy(class_table(label))  # int64 (10, 10)
 
     def to(self, device: torch.device | str) -> Self:
         self.digits, self.labels = self.digits.to(device), self.labels.to(device)
-        self.classes = self.classes.to(device)
+        self.classes = None if self.classes is None else self.classes.to(device)
         return self
 
     def compose(self, own: np.ndarray, *parts: int | str) -> tuple[Tensor, Tensor]:
-        """uint8 (B, 1, H, W) and int64 (B,) on the device; `own` int64 (B,) are the first digits."""
+        """uint8 (B, 1, H, W) and int64 (B,), of sequences (B, 3), on the device; `own` int64 (B,) are first digits."""
         n, h, w = self.digits.shape
         where = layout(self.geometry, self.places, n, (h, w), own, *parts)
         first, other = torch.from_numpy(np.stack([own, where.other])).to(self.digits.device)
         images = render(self.geometry, self.digits, first, other, where)
-        return images[:, None], self.classes[self.labels.index_select(0, first), self.labels.index_select(0, other)]
+        digits = self.labels.index_select(0, first), self.labels.index_select(0, other)
+        if self.classes is None:
+            return images[:, None], from_left_to_right(*digits, where)
+        return images[:, None], self.classes[digits]
+
+
+def from_left_to_right(first: Tensor, other: Tensor, where: PairLayout) -> Tensor:
+    """int64 (B, 3): the two classes (B,) as one reads them, and 10 for the end."""
+    ahead = (where.other_x < where.first.x) | ((where.other_x == where.first.x) & (where.other_y < where.first.y))
+    swapped = torch.from_numpy(ahead).to(first.device)
+    left, right = torch.where(swapped, other, first), torch.where(swapped, first, other)
+    return torch.stack([left, right, torch.full_like(left, 10)], 1)
 
 
 def class_table(label: str) -> np.ndarray:
@@ -138,7 +151,9 @@ def class_table(label: str) -> np.ndarray:
 
 
 def class_names(label: str) -> tuple[str, ...]:
-    """ "0 0", "0 1" … "9 9", or "0" … "18"."""
+    """ "0 0", "0 1" … "9 9", or "0" … "18", or of the digits in a sequence "0" … "9"."""
+    if label == "sequence":
+        return tuple(str(digit) for digit in range(10))
     if label == "sum":
         return tuple(str(total) for total in range(19))
     return tuple(f"{low} {high}" for low in range(10) for high in range(low, 10))

@@ -24,7 +24,7 @@ def shape_of(config: Any) -> DataInfo:
     channels, classes, background, length = 1, DIGITS, 0, 0
     frames = config.frames if isinstance(config, schema.Tracks) else 0
     if isinstance(config, schema.Pairs):
-        classes = len(pairs.class_names(config.label))
+        classes, length = len(pairs.class_names(config.label)), 2 if config.label == "sequence" else 0
     elif isinstance(config, schema.HouseNumbers):
         channels, background, length = 1 if config.grey else 3, house_numbers.BACKGROUND, LONGEST
     elif isinstance(config, schema.Sequences):
@@ -43,7 +43,10 @@ def shape_of(config: Any) -> DataInfo:
 
 
 def usual_length(config: Any) -> float | None:
-    """How many digits a sequence of this data set has on average, from the statistics of SVHN's annotations (for
-    svhn, too, whose images need not be at hand); None where it is not known or there is one label an image.
+    """How many digits a sequence of this data set has on average: two of a pair, else from the statistics of SVHN's
+    annotations (for svhn, too, whose images need not be at hand); None where that is not known or there is one label an
+    image.
     """
+    if isinstance(config, schema.Pairs):
+        return 2.0 if config.label == "sequence" else None
     return mean_length() if isinstance(config, (schema.Sequences, schema.Svhn)) else None

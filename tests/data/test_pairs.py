@@ -21,6 +21,7 @@ from attn_cli.data.keys import draws
 from attn_cli.data.pairs import PairLayout, Places, layout, render
 from attn_cli.data.prepared import Prepared
 from attn_cli.data.scenes import Geometry
+from attn_cli.data.shapes import shape_of, usual_length
 from attn_cli.data.splits import digest_of
 from attn_cli.errors import Refused
 from tests.data.conftest import assert_batches_are_pure
@@ -158,6 +159,31 @@ def test_labels_name_the_digits_that_are_shown(label: str, tmp_path: Path) -> No
             assert len(shown) == 2
             expected = f"{shown[0]} {shown[1]}" if label == "pair" else str(sum(shown))
             assert data.info.class_names[target] == expected
+
+
+def test_sequences_are_read_from_left_to_right_then_from_top_to_bottom(tmp_path: Path) -> None:
+    """Every image has a grey of its own, so where the two lie can be found in the scene."""
+    labels = {split: np.arange(200).astype(np.uint8) % 10 for split in prepared.SPLITS}
+    grey = {split: np.tile(np.arange(1, 201)[:, None, None], (28, 28)).astype(np.uint8) for split in prepared.SPLITS}
+    writing.write(Prepared("digits", "flat", tuple("0123456789"), grey, labels), prepared.path_of("digits", tmp_path))
+    data = opened(tmp_path, label="sequence", pieces=0, width=58)
+    assert (data.info.classes, data.info.length, data.info.class_names) == (10, 2, tuple("0123456789"))
+    shape = shape_of(config := dataclasses.replace(config_of("mnist_pairs"), label="sequence"))
+    assert (shape.classes, shape.length) == (10, 2) and usual_length(config) == 2
+    above = 0
+    batches = [data.train_batch(0, epoch, 0, 200) for epoch in range(10)]
+    for images, targets in (*batches, data.fixed("validation"), data.fixed("test")):
+        assert targets.dtype == torch.int64 and targets.shape == (200, 3)
+        for image, target in zip(images[:, 0].numpy(), targets.tolist(), strict=True):
+            corners = []
+            for shade in np.unique(image[image > 0]):
+                y, x = np.nonzero(image == shade)
+                corners.append((x.min(), y.min(), (shade - 1) % 10))
+            above += corners[0][0] == corners[1][0]
+            assert target == [*(digit for _, _, digit in sorted(corners)), 10]
+    assert above > 5  # one above the other happened, too
+    same = opened(tmp_path, label="pair", pieces=0, width=58)
+    assert torch.equal(same.train_batch(0, 3, 0, 200)[0], data.train_batch(0, 3, 0, 200)[0])
 
 
 @pytest.mark.parametrize("name", registry.PAIRS)
