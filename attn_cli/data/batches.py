@@ -284,8 +284,7 @@ def _pairs(config: schema.Pairs, source: prepared.Prepared) -> Composed:
     composers = {split: pairs.Pairs(geometry, config.overlap, config.label, *pool) for split, pool in pools.items()}
     names = pairs.class_names(config.label)
     counts = {split: len(labels) for split, (_, labels) in pools.items()}
-    length = 2 if config.label == "sequence" else 0
-    size = (config.height, config.width)
+    size, length = (config.height, config.width), pairs.length(config.label)
     info = DataInfo(config.name, 1, *size, len(names), names, background=0, **counts, length=length)
     # The label is not part of the name: sums are the pairs' scenes without pieces.
     sizes = (*size, config.pieces, config.piece_size, repr(config.overlap))

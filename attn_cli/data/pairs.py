@@ -114,7 +114,7 @@ class Pairs:
         """`digits` uint8 (n, h, w), `labels` (n,) with classes 0 to K-1; `label` is "pair", "sum" or "sequence"."""
         self.geometry, self.places = geometry, Places(geometry, digits.shape[1:], overlap)
         self.digits, self.labels = torch.from_numpy(digits), torch.from_numpy(labels).long()
-        self.classes = None if label == "sequence" else torch.from_numpy(class_table(label))  # int64 (10, 10)
+        self.classes = None if length(label) else torch.from_numpy(class_table(label))  # int64 (10, 10)
 
     def to(self, device: torch.device | str) -> Self:
         self.digits, self.labels = self.digits.to(device), self.labels.to(device)
@@ -148,6 +148,11 @@ def class_table(label: str) -> np.ndarray:
         return first + second
     low, high = np.minimum(first, second), np.maximum(first, second)
     return low * (21 - low) // 2 + high - low  # the pairs before low low, then those before low high
+
+
+def length(label: str) -> int:
+    """How many digits the label of a scene names one by one; 0 where it is one class."""
+    return 2 if label == "sequence" else 0
 
 
 def class_names(label: str) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ def shape_of(config: Any) -> DataInfo:
     channels, classes, background, length = 1, DIGITS, 0, 0
     frames = config.frames if isinstance(config, schema.Tracks) else 0
     if isinstance(config, schema.Pairs):
-        classes, length = len(pairs.class_names(config.label)), 2 if config.label == "sequence" else 0
+        classes, length = len(pairs.class_names(config.label)), pairs.length(config.label)
     elif isinstance(config, schema.HouseNumbers):
         channels, background, length = 1 if config.grey else 3, house_numbers.BACKGROUND, LONGEST
     elif isinstance(config, schema.Sequences):
@@ -48,5 +48,5 @@ def usual_length(config: Any) -> float | None:
     image.
     """
     if isinstance(config, schema.Pairs):
-        return 2.0 if config.label == "sequence" else None
+        return pairs.length(config.label) or None
     return mean_length() if isinstance(config, (schema.Sequences, schema.Svhn)) else None
