@@ -31,7 +31,10 @@ AVERAGED = ("mc_samples=10", "repeats=1")
 BOTH, BOTH_AVERAGED = ("rule=average",), ("rule=average", "mc_samples=10")
 TEN_CROPS = ("ten_crops=true",)
 STEADY = ("model.noise=0", "optimizer.attention=0.05", "trainer.epochs=100")  # attention hardly moves any more
-NOISY = ("model.noise=0.05", "optimizer.attention=0.1")
+SMALL = ("data.height=72", "data.width=72", "data.pieces=4", "optimizer=adam", "optimizer.lr=0.001", "trainer.epochs=5")
+EVERY = ("model.answers=every", "model.noise=0.05")
+FIRST = (*EVERY, "optimizer.attention=0.2", "trainer.epochs=8")
+LONG = (*EVERY, "optimizer.attention=0.1", "trainer.epochs=160", "trainer.compile=on")
 
 
 def _cell(name: str, title: str, how: How, published: float, note: str = "") -> Cell:
@@ -87,6 +90,12 @@ TABLES = (
             _cell("draw-4", "Gregor et al., 4 glimpses", Train("soft_ram/table1_draw_4", cpu=30 * MINUTE), 4.18),
             _cell("draw-8", "Gregor et al., 8 glimpses", Train("soft_ram/table1_draw_8", cpu=50 * MINUTE), 3.36),
             Cell(
+                "small-scenes",
+                "lesson: one digit with 4 pieces, 72×72",
+                Train("soft_ram/table1_context", SMALL, cpu=2 * MINUTE),
+                lesson=True,
+            ),
+            Cell(
                 "no-context-first", "without context, first run", Train("soft_ram/table1_no_context", cpu=20 * MINUTE)
             ),
             _cell(
@@ -95,28 +104,15 @@ TABLES = (
                 Train("soft_ram/table1_no_context", STEADY, start="no-context-first", cpu=40 * MINUTE),
                 3.29,
             ),
-            Cell("context-first", "with context, first run", Train("soft_ram/table1_context", cpu=25 * MINUTE)),
             Cell(
-                "context-second",
-                "with context, second run",
-                Train("soft_ram/table1_context", STEADY, start="context-first", cpu=45 * MINUTE),
-            ),
-            Cell(
-                "context-third",
-                "with context, third run",
-                Train(
-                    "soft_ram/table1_context", (*NOISY, "trainer.epochs=120"), start="context-second", cpu=40 * MINUTE
-                ),
+                "context-first",
+                "with context, first run",
+                Train("soft_ram/table1_context", FIRST, start="small-scenes", cpu=4 * MINUTE),
             ),
             _cell(
                 "context",
                 "with context",
-                Train(
-                    "soft_ram/table1_context",
-                    (*NOISY, "optimizer.lr=0.0007", "trainer.epochs=80"),
-                    start="context-third",
-                    cpu=25 * MINUTE,
-                ),
+                Train("soft_ram/table1_context", LONG, start="context-first", cpu=55 * MINUTE),
                 1.80,
             ),
             Cell("context-average", "the same, 10 noisy paths averaged", Evaluate("context", AVERAGED)),
