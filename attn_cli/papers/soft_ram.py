@@ -31,9 +31,15 @@ AVERAGED = ("mc_samples=10", "repeats=1")
 BOTH, BOTH_AVERAGED = ("rule=average",), ("rule=average", "mc_samples=10")
 TEN_CROPS = ("ten_crops=true",)
 STEADY = ("model.noise=0", "optimizer.attention=0.05", "trainer.epochs=100")  # attention hardly moves any more
-SMALL = ("data.height=72", "data.width=72", "data.pieces=4", "optimizer=adam", "optimizer.lr=0.001", "trainer.epochs=5")
 EVERY = ("model.answers=every", "model.noise=0.05")
 FIRST = (*EVERY, "optimizer.attention=0.2", "trainer.epochs=8")
+STEPS = ("optimizer=adam", "optimizer.lr=0.001")  # one rate, for lessons
+SMALL = ("data.height=72", "data.width=72", "data.pieces=4", *STEPS, "trainer.epochs=5")
+ORDERED = ("data=mnist_pairs", "data.label=sequence", "glimpses.count=2", *STEPS, *EVERY)
+NEAR = (*ORDERED, "data.height=72", "data.width=72", "data.pieces=2", "data.overlap=0.4", "optimizer.attention=0.3")
+APART = (*ORDERED, "data.height=80", "data.width=80", "data.pieces=4", "data.overlap=0.2", "optimizer.attention=0.2")
+FAR = (*ORDERED, "optimizer.attention=0.2", "trainer.epochs=6")
+PAIR = ("model.centre=absolute", "model.limit=null", "model.noise=0.05", "optimizer.attention=0.1")
 LONG = (*EVERY, "optimizer.attention=0.1", "trainer.epochs=160", "trainer.compile=on")
 
 
@@ -125,8 +131,43 @@ TABLES = (
         (
             _cell("dram-pair", "Ba et al., pair", Same("dram/1/dram"), 5),
             _cell("dram-sum", "Ba et al., sum", Same("dram/2/dram"), 2.5),
-            _cell("pair", "pair", Train("soft_ram/table2_pair", cpu=HOUR), 4.3),
-            _cell("sum", "sum", Train("soft_ram/table2_sum", start="pair", cpu=HOUR), 2.55),
+            Cell(
+                "near",
+                "lesson: which digits from left to right, 72×72, close together",
+                Train(
+                    "soft_ram/table1_context",
+                    (*NEAR, "trainer.epochs=8"),
+                    start="soft_ram/1/small-scenes",
+                    cpu=5 * MINUTE,
+                ),
+                lesson=True,
+            ),
+            Cell(
+                "apart",
+                "lesson: the same, 80×80, less close",
+                Train("soft_ram/table1_context", (*APART, "trainer.epochs=6"), start="near", cpu=4 * MINUTE),
+                lesson=True,
+            ),
+            Cell(
+                "far",
+                "lesson: the same, the scenes of the pairs",
+                Train("soft_ram/table1_context", FAR, start="apart", cpu=4 * MINUTE),
+                lesson=True,
+            ),
+            _cell(
+                "pair",
+                "pair",
+                Train("soft_ram/table2_pair", (*PAIR, "trainer.epochs=140"), start="far", cpu=50 * MINUTE),
+                4.3,
+            ),
+            Cell("pair-average", "the same, 10 noisy paths averaged", Evaluate("pair", AVERAGED)),
+            _cell(
+                "sum",
+                "sum",
+                Train("soft_ram/table2_sum", (*PAIR, "trainer.epochs=40"), start="pair", cpu=15 * MINUTE),
+                2.55,
+            ),
+            Cell("sum-average", "the same, 10 noisy paths averaged", Evaluate("sum", AVERAGED)),
         ),
         versions=(SSCI,),
     ),
