@@ -68,9 +68,9 @@ def seed_everything(seed: int) -> None:
 
 
 def should_compile(config: schema.Config, data: Data) -> bool:
-    """`on` and `graph` insist; `auto` compiles where a compiler is found and a run is long, but on a CPU no sequences,
-    where a step that leaves out what does not count is faster and its shapes vary, and no games, which compile for
-    minutes.
+    """`on` and `graph` insist; `auto` compiles where a compiler is found and a run is long, but on a CPU no games, as
+    they compile for minutes, and sequences of Soft RAM alone: DRAM's step leaves out what does not count and so varies
+    in shape.
     """
     trainer = config.trainer
     if trainer.compile == "off":
@@ -86,7 +86,7 @@ def should_compile(config: schema.Config, data: Data) -> bool:
     on_cpu = choose_device(trainer.accelerator).type == "cpu"
     if trainer.compile == "graph" and on_cpu:
         raise Refused("trainer.compile=graph is for a GPU and this run has none: use trainer.compile=on.")
-    slow = data.info.length or data.info.game
+    slow = data.info.game or data.info.length and not isinstance(config.model, schema.SoftRam)
     if trainer.compile == "auto" and slow and on_cpu:
         return False
     steps = trainer.epochs * data.steps_per_epoch(trainer.batch_size)

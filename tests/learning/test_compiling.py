@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -180,12 +181,14 @@ def test_each_call_of_a_recorded_function_begins_a_step(monkeypatch):
 
 @pytest.mark.parametrize("length", [0, 5])
 def test_sequences_on_a_cpu_are_not_compiled_unless_told_to(length, monkeypatch):
-    """There the step leaves out what does not count: its shapes vary."""
+    """There the step of DRAM leaves out what does not count: its shapes vary. That of Soft RAM does not."""
     monkeypatch.setattr(training, "compiler_found", lambda: True)
     data = SimpleNamespace(info=SimpleNamespace(length=length, game=None), steps_per_epoch=lambda batch_size: 10**6)
     for mode, expected in (("auto", length == 0), ("on", True), ("off", False)):
-        config = schema.Config(trainer=schema.Trainer(accelerator="cpu", compile=mode))
+        config = schema.Config(model=schema.Dram(), trainer=schema.Trainer(accelerator="cpu", compile=mode))
         assert training.should_compile(config, data) == expected
+        config = replace(config, model=schema.SoftRam())
+        assert training.should_compile(config, data) == (mode != "off")
 
 
 def test_a_step_on_sequences_leaves_out_what_does_not_count():
