@@ -42,6 +42,14 @@ def in_front(images: Tensor, t: int) -> Tensor:
     return images[:, t] if moving(images) else images
 
 
+def answers(model: GlimpseModel, hidden: Tensor) -> Tensor:
+    """Logits (…, K) of the classification network, in fp32 where autocast gave them fewer digits than losses and
+    rewards need.
+    """
+    logits = model.classify(hidden)
+    return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
+
+
 def rollout(
     model: GlimpseModel, images_BCHW: Tensor, noise_MBN2: Tensor, greedy: bool = False, record: bool = False
 ) -> tuple[Tensor, Trace]:
@@ -63,16 +71,16 @@ def rollout(
     chosen = [s for s in states if s.log_prob is not None]
     step_logits = None
     if model.every_step or model.stops or record:
-        step_logits = torch.stack([model.classify(s.hidden) for s in states], 1).view(M, B, N, -1)
+        step_logits = torch.stack([answers(model, s.hidden) for s in states], 1).view(M, B, N, -1)
     if model.sequence:
-        answers = torch.stack([s.hidden for s in states[model.glimpses - 1 :: model.glimpses]], 1)  # (R, S, D)
-        logits = model.classify(answers).view(M, B, model.targets, -1)
+        hidden_RSD = torch.stack([s.hidden for s in states[model.glimpses - 1 :: model.glimpses]], 1)
+        logits = answers(model, hidden_RSD).view(M, B, model.targets, -1)
     elif step_logits is not None and model.every_step:
         logits = model.conclude(step_logits)
     elif step_logits is not None and model.stops:
         logits = step_logits[:, :, -1]
     else:
-        logits = model.classify(state.hidden).view(M, B, -1)
+        logits = answers(model, state.hidden).view(M, B, -1)
     if chosen:
         log_probs = torch.stack([s.log_prob for s in chosen], 1).view(M, B, -1)
         baselines = model.baseline(torch.stack([s.emitter for s in chosen], 1)).view(M, B, -1)
@@ -132,7 +140,7 @@ def play(
         screens.append(game.screens())
         noise_R3 = noise_MBN3[:, :, t].flatten(0, 1)
         state = model.step(model.watch(state, screens[-1]), noise_R3, greedy)
-        logits = model.classify(state.hidden)
+        logits = answers(model, state.hidden)
         actions.append(model.act(logits, noise_R3, greedy))
         states.append(state)
         step_logits.append(logits)
@@ -184,7 +192,7 @@ def compact_rollout(
         for t in range(s * N, (s + 1) * N):
             state = model.step(state, noise_MBN2[:, left, t].flatten(0, 1))
             seen.append(state)
-        logits = model.classify(state.hidden)
+        logits = answers(model, state.hidden)
         values = {
             "location": torch.stack([x.location for x in seen], 1),
             "log_prob": torch.stack([x.log_prob for x in seen], 1),

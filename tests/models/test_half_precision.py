@@ -1,0 +1,84 @@
+"""`trainer.precision=bf16` under autocast, as a GPU and CPUs like AMD's run it: what must keep its digits does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from attn_cli.config import schema
+from attn_cli.data.splits import DataInfo
+from attn_cli.learning import learner as learners
+from attn_cli.learning.training import make_learner
+from attn_cli.models.rollout import compact_rollout, draw_noise, rollout
+
+ONE_SCALE = (schema.SoftRam, schema.DrawReader, schema.Stn)
+MODELS: list[Any] = [
+    schema.Ram(hidden=32),
+    schema.Ram(hidden=32, stop="learned"),
+    schema.Dram(glimpse="fc", filters=(4, 4, 8), features=32, hidden=32),
+    schema.SoftRam(features=32, hidden=32, filters=(4, 4, 8), answers="every"),
+    schema.DrawReader(hidden=32),
+    schema.Stn(features=32, hidden=32, filters=(4, 4, 8)),
+    schema.Rsam(),
+    schema.Ram(name="ram_lstm", core="lstm", hidden=32),
+]
+
+
+def made(model: Any, precision: str, length: int = 0) -> tuple[Any, torch.Tensor, torch.Tensor]:
+    """A learner of 16 images, and a batch."""
+    classes = tuple(map(str, range(10)))
+    data: Any = type("Data", (), {"info": DataInfo("any", 1, 32, 32, 10, classes, 0, 16, 16, 16, length=length)})()
+    config = schema.Config(
+        model=model,
+        glimpses=schema.Glimpses(1 if isinstance(model, schema.Stn) else 3, 12),
+        scales=schema.Scales(1 if isinstance(model, ONE_SCALE) else 2),
+        trainer=schema.Trainer(precision=precision, batch_size=16),
+    )
+    torch.manual_seed(0)
+    learner = make_learner(config, data, False)
+    images = torch.randint(0, 256, (16, 1, 32, 32), dtype=torch.uint8)
+    labels = torch.randint(0, 10, (16, length + 1)) if length else torch.randint(0, 10, (16,))
+    return learner, images, labels
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.name)
+def test_answers_and_places_have_all_digits(model):
+    learner, images, _ = made(model, "bf16")
+    noise = draw_noise(0, 0, (2, 16, learner.model.steps), "cpu", learner.model.noises)
+    seen = []
+    classify = learner.model.classify
+    learner.model.classify = lambda hidden: (seen.append(x := classify(hidden)), x)[1]
+    with torch.autocast("cpu", torch.bfloat16):
+        logits, trace = rollout(learner.model, images, noise)
+    assert seen[0].dtype == torch.bfloat16  # or nothing was lowered
+    assert logits.dtype == trace.logits.dtype == torch.float32
+    assert trace.step_logits is None or trace.step_logits.dtype == torch.float32
+    assert trace.locations.dtype == torch.float32 or not trace.locations.any()  # RSAM looks at the centre
+    assert trace.log_probs.numel() == 0 or trace.log_probs.dtype == torch.float32
+
+
+def test_answers_of_a_sequence_that_leaves_out_have_all_digits():
+    learner, images, _ = made(schema.Dram(glimpse="fc", filters=(4, 4, 8), features=32, hidden=32), "bf16", 2)
+    noise = draw_noise(0, 0, (2, 16, learner.model.steps), "cpu")
+    with torch.autocast("cpu", torch.bfloat16):
+        logits, trace = compact_rollout(
+            learner.model, images, noise, lambda s, logits, left: torch.arange(len(left)) % 2 == 0
+        )
+    assert logits.dtype == trace.log_probs.dtype == torch.float32
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.name)
+@pytest.mark.parametrize("lowers", [True, False])
+def test_a_step_is_lowered_where_the_device_multiplies_halves(model, lowers, monkeypatch):
+    """Its gradient is near that in fp32, and the same to the last digit where the device does not."""
+    monkeypatch.setattr(learners, "multiplies_halves", lambda device: lowers)
+    gradients = {}
+    for precision in ("32", "bf16"):
+        learner, images, labels = made(model, precision)
+        learner.loss((images, labels, 0, 0)).backward()
+        parts = [p.grad.flatten() for p in learner.model.parameters() if p.grad is not None]
+        gradients[precision] = torch.cat(parts)
+    error = ((gradients["bf16"] - gradients["32"]).norm() / gradients["32"].norm()).item()
+    assert 1e-4 < error < 0.3 if lowers else error == 0
