@@ -41,7 +41,7 @@ APART = (*ORDERED, "data.height=80", "data.width=80", "data.pieces=4", "data.ove
 FAR = (*ORDERED, "optimizer.attention=0.2", "trainer.epochs=6")
 PAIR = ("model.centre=absolute", "model.limit=null", "model.noise=0.05", "optimizer.attention=0.1")
 LONG = (*EVERY, "optimizer.attention=0.1", "trainer.epochs=160", "trainer.compile=on")
-LONGER = (*EVERY, "optimizer.attention=0.1", "model.dropout=0.3", "trainer.epochs=80", "trainer.compile=on")
+LONGER = (*EVERY, "optimizer.lr=0.0003", "optimizer.attention=0.1", "model.dropout=0.2", "trainer.epochs=55")
 
 
 def _cell(name: str, title: str, how: How, published: float, note: str = "") -> Cell:
@@ -126,7 +126,7 @@ TABLES = (
             Cell(
                 "context-longer",
                 "and on with dropout",
-                Train("soft_ram/table1_context", LONGER, start="context", cpu=30 * MINUTE),
+                Train("soft_ram/table1_context", LONGER, start="context", cpu=22 * MINUTE),
             ),
             Cell("context-longer-average", "the same, 10 noisy paths averaged", Evaluate("context-longer", AVERAGED)),
         ),
