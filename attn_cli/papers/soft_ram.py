@@ -121,7 +121,7 @@ TABLES = (
             _cell(
                 "context",
                 "with context",
-                Train("soft_ram/table1_context", LONG, start="context-first", cpu=55 * MINUTE),
+                Train("soft_ram/table1_context", LONG, start="context-first", cpu=62 * MINUTE),
                 1.80,
             ),
             Cell("context-average", "the same, 10 noisy paths averaged", Evaluate("context", AVERAGED)),
@@ -167,7 +167,7 @@ TABLES = (
             _cell(
                 "sum",
                 "sum",
-                Train("soft_ram/table2_sum", (*PAIR, "trainer.epochs=50"), start="pair", cpu=18 * MINUTE),
+                Train("soft_ram/table2_sum", (*PAIR, "trainer.epochs=50"), start="pair", cpu=24 * MINUTE),
                 2.55,
             ),
             Cell("sum-average", "the same, 10 noisy paths averaged", Evaluate("sum", AVERAGED)),
