@@ -69,8 +69,8 @@ def seed_everything(seed: int) -> None:
 
 def should_compile(config: schema.Config, data: Data) -> bool:
     """`on` and `graph` insist; `auto` compiles where a compiler is found and a run is long, but on a CPU no games, as
-    they compile for minutes, and sequences of Soft RAM alone: DRAM's step leaves out what does not count and so varies
-    in shape.
+    they compile for minutes, and of sequences those of Soft RAM alone: DRAM's step leaves out what does not count and
+    so varies in shape.
     """
     trainer = config.trainer
     if trainer.compile == "off":
