@@ -54,7 +54,15 @@ APART = (
     "trainer.epochs=6",
 )
 FAR = (*ORDERED, "optimizer.attention=0.2", "trainer.epochs=6")
-PAIR = ("model.centre=absolute", "model.limit=null", "model.noise=0.05", "optimizer.attention=0.1")
+READ = (
+    "data=mnist_pairs",
+    "data.label=sequence",
+    "glimpses.count=2",
+    *EVERY,
+    "optimizer.attention=0.1",
+    "trainer.epochs=60",
+)
+PAIR = ("model.centre=absolute", "model.limit=null", "model.noise=0.05")
 BLIND = ("model.noise=0.05", "optimizer.attention=0.1", "trainer.epochs=35")
 LONG = (*EVERY, "optimizer.attention=0.1", "trainer.epochs=160")
 
@@ -173,17 +181,28 @@ TABLES = (
                 Train("soft_ram/table1_context", FAR, start="apart", cpu=4 * MINUTE),
                 lesson=True,
             ),
+            Cell(
+                "ordered",
+                "lesson: the same, longer",
+                Train("soft_ram/table1_context", READ, start="far", cpu=30 * MINUTE),
+                lesson=True,
+            ),
             _cell(
                 "pair",
                 "pair",
-                Train("soft_ram/table2_pair", (*PAIR, "trainer.epochs=140"), start="far", cpu=53 * MINUTE),
+                Train(
+                    "soft_ram/table2_pair",
+                    (*PAIR, "optimizer.attention=0.02", "trainer.epochs=40"),
+                    start="ordered",
+                    cpu=16 * MINUTE,
+                ),
                 4.3,
             ),
             Cell("pair-average", "the same, 10 noisy paths averaged", Evaluate("pair", AVERAGED)),
             _cell(
                 "sum",
                 "sum",
-                Train("soft_ram/table2_sum", (*PAIR, "trainer.epochs=50"), start="pair", cpu=24 * MINUTE),
+                Train("soft_ram/table2_sum", (*PAIR, "optimizer.attention=0.1", "trainer.epochs=50"), start="pair", cpu=24 * MINUTE),
                 2.55,
             ),
             Cell("sum-average", "the same, 10 noisy paths averaged", Evaluate("sum", AVERAGED)),
