@@ -28,6 +28,7 @@ class Scenes:
     pieces: int = bounded(0, 0, 256)  # of clutter, cut from other digits
     piece_size: int = bounded(8, 1, 28)  # pixels a side of a piece
     translate: bool = False  # the digit anywhere in the canvas; else in its centre
+    warp: float = bounded(0.0, 0, 0.5)  # how far training digits are turned, sheared and resized; see data/warps.py
     root: str | None = None  # data folder; None: $ATTN_DATA or the user cache folder
     download: bool = True
     train_limit: int | None = bounded(None, 1, 10_000_000)  # use only the first n training images
@@ -39,6 +40,7 @@ class Tracks:
     """Videos of a digit that moves through clutter; see attn_cli/data/tracks.py."""
 
     translate: ClassVar[bool] = True
+    warp: ClassVar[float] = 0.0
     name: str = "moving_mnist_track"
     source: str = choice("mnist", "mnist", "digits")
     frames: int = bounded(20, 1, 64)  # of a video: each brings a glimpse
@@ -65,6 +67,7 @@ class Pairs:
     overlap: float = bounded(0.0, 0, 1)  # largest share of a digit's box that the other's box may cover
     pieces: int = bounded(8, 0, 256)  # of clutter, cut from other digits
     piece_size: int = bounded(8, 1, 28)  # pixels a side of a piece
+    warp: float = bounded(0.0, 0, 0.5)  # how far training digits are turned, sheared and resized; see data/warps.py
     root: str | None = None  # data folder; None: $ATTN_DATA or the user cache folder
     download: bool = True
     train_limit: int | None = bounded(None, 1, 10_000_000)  # use only the first n training digits

@@ -43,7 +43,7 @@ class Digits:
     def __init__(self, config: schema.Scenes | schema.Tracks, source: prepared.Prepared):
         """Raises Refused if the configured sizes cannot work with these digits."""
         self.geometry = Geometry(config.height, config.width, config.pieces, config.piece_size, config.translate)
-        limit = config.train_limit
+        self.warp, limit = config.warp, config.train_limit
         self.images = {split: torch.from_numpy(array) for split, array in source.images.items()}
         self.labels = {split: torch.from_numpy(array).long() for split, array in source.labels.items()}
         self.images["train"], self.labels["train"] = self.images["train"][:limit], self.labels["train"][:limit]
@@ -72,7 +72,7 @@ class Digits:
 
     def train_batch(self, seed: int, epoch: int, step: int, batch_size: int) -> tuple[Tensor, Tensor]:
         own, own_cpu = self._order.batch(seed, epoch, step, batch_size)
-        images = scenes(self.geometry, self.images["train"], own, own_cpu, "scene", seed, epoch, step)
+        images = scenes(self.geometry, self.images["train"], own, own_cpu, self.warp, "scene", seed, epoch, step)
         return images[:, None], self.labels["train"].index_select(0, own)
 
     def fixed(self, split: Split) -> tuple[Pictures, Tensor]:
@@ -281,7 +281,10 @@ def _pairs(config: schema.Pairs, source: prepared.Prepared) -> Composed:
     if problem:
         raise Refused(f"{problem}.")
     pools = _pools(config, source)
-    composers = {split: pairs.Pairs(geometry, config.overlap, config.label, *pool) for split, pool in pools.items()}
+    composers = {
+        split: pairs.Pairs(geometry, config.overlap, config.label, config.warp if split == "train" else 0.0, *pool)
+        for split, pool in pools.items()
+    }
     names = pairs.class_names(config.label)
     counts = {split: len(labels) for split, (_, labels) in pools.items()}
     size, length = (config.height, config.width), pairs.length(config.label)

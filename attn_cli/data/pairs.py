@@ -28,6 +28,7 @@ from torch import Tensor
 from attn_cli.data.keys import draws
 from attn_cli.data.scenes import Geometry, Layout, clutter, piece_bounds, place
 from attn_cli.data.scenes import misfit as single_misfit
+from attn_cli.data.warps import warped
 
 
 class Places:
@@ -99,10 +100,10 @@ def layout(
     return PairLayout(other, other_y, other_x, Layout(y, x, source, *rest))
 
 
-def render(geometry: Geometry, digits: Tensor, own: Tensor, other: Tensor, where: PairLayout) -> Tensor:
-    """uint8 (B, H, W) on the device of the pool `digits` (n, h, w); own and other int64 (B,) there."""
-    scenes = place(geometry, digits.index_select(0, own), where.first.y, where.first.x)
-    second = place(geometry, digits.index_select(0, other), where.other_y, where.other_x)
+def render(geometry: Geometry, digits: Tensor, first: Tensor, other: Tensor, where: PairLayout) -> Tensor:
+    """uint8 (B, H, W) on the device of the pool `digits` (n, h, w); first and other uint8 (B, h, w) there."""
+    scenes = place(geometry, first, where.first.y, where.first.x)
+    second = place(geometry, other, where.other_y, where.other_x)
     scenes += torch.minimum(second, 255 - scenes)
     return clutter(geometry, scenes, digits, where.first) if geometry.pieces else scenes
 
@@ -110,9 +111,13 @@ def render(geometry: Geometry, digits: Tensor, own: Tensor, other: Tensor, where
 class Pairs:
     """Scenes of two digits of one split: `compose` makes a batch of them, with labels."""
 
-    def __init__(self, geometry: Geometry, overlap: float, label: str, digits: np.ndarray, labels: np.ndarray):
-        """`digits` uint8 (n, h, w), `labels` (n,) with classes 0 to K-1; `label` is "pair", "sum" or "sequence"."""
-        self.geometry, self.places = geometry, Places(geometry, digits.shape[1:], overlap)
+    def __init__(
+        self, geometry: Geometry, overlap: float, label: str, warp: float, digits: np.ndarray, labels: np.ndarray
+    ):
+        """`digits` uint8 (n, h, w), `labels` (n,) with classes 0 to K-1; `label` is "pair", "sum" or "sequence"; `warp`
+        as in `warps`.
+        """
+        self.geometry, self.places, self.warp = geometry, Places(geometry, digits.shape[1:], overlap), warp
         self.digits, self.labels = torch.from_numpy(digits), torch.from_numpy(labels).long()
         self.classes = None if length(label) else torch.from_numpy(class_table(label))  # int64 (10, 10)
 
@@ -125,12 +130,16 @@ class Pairs:
         """uint8 (B, 1, H, W) and int64 (B,), of sequences (B, 3), on the device; `own` int64 (B,) are first digits."""
         n, h, w = self.digits.shape
         where = layout(self.geometry, self.places, n, (h, w), own, *parts)
-        first, other = torch.from_numpy(np.stack([own, where.other])).to(self.digits.device)
+        both = torch.from_numpy(np.concatenate([own, where.other])).to(self.digits.device)
+        shown = self.digits.index_select(0, both)
+        if self.warp:
+            shown = warped(shown, self.warp, *parts, "warp")
+        first, other = shown.chunk(2)
         images = render(self.geometry, self.digits, first, other, where)
-        digits = self.labels.index_select(0, first), self.labels.index_select(0, other)
+        first, other = self.labels.index_select(0, both).chunk(2)
         if self.classes is None:
-            return images[:, None], from_left_to_right(*digits, where)
-        return images[:, None], self.classes[digits]
+            return images[:, None], from_left_to_right(first, other, where)
+        return images[:, None], self.classes[first, other]
 
 
 def from_left_to_right(first: Tensor, other: Tensor, where: PairLayout) -> Tensor:

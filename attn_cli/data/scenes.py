@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from attn_cli.data.keys import below
+from attn_cli.data.warps import warped
 
 CHUNK = 1000  # scenes made at a time when a whole split is made; part of the definition of the fixed scenes
 
@@ -129,13 +130,17 @@ def clutter(geometry: Geometry, scenes: Tensor, digits: Tensor, where: Layout) -
     return scenes
 
 
-def scenes(geometry: Geometry, digits: Tensor, own: Tensor, own_cpu: np.ndarray, *parts: int | str) -> Tensor:
+def scenes(
+    geometry: Geometry, digits: Tensor, own: Tensor, own_cpu: np.ndarray, warp: float, *parts: int | str
+) -> Tensor:
     """uint8 (B, H, W) on the device of the pool `digits`, a pure function of its arguments.
 
     `own` int64 (B,) on that device, and the same numbers on the CPU: everything random is worked out there (a few kB),
-    so every device sees the same scenes.
+    so every device sees the same scenes. `warp` as in `warps`.
     """
     shown = digits.index_select(0, own)
+    if warp:
+        shown = warped(shown, warp, *parts, "warp")
     if not geometry.translate and not geometry.pieces and shown.shape[1:] == (geometry.height, geometry.width):
         return shown
     n, h, w = digits.shape

@@ -65,6 +65,7 @@ READ = (
 PAIR = ("model.centre=absolute", "model.limit=null", "model.noise=0.05")
 BLIND = ("model.noise=0.05", "optimizer.attention=0.1", "trainer.epochs=35")
 LONG = (*EVERY, "optimizer.attention=0.1", "trainer.epochs=160")
+WARPED = (*EVERY, "data.warp=0.2", "optimizer.attention=0.1", "trainer.epochs=60")
 
 
 def _cell(name: str, title: str, how: How, published: float, note: str = "") -> Cell:
@@ -149,6 +150,12 @@ TABLES = (
                 1.80,
             ),
             Cell("context-average", "the same, 10 noisy paths averaged", Evaluate("context", AVERAGED)),
+            Cell(
+                "context-warped",
+                "with context, then with training digits turned, sheared and resized a little",
+                Train("soft_ram/table1_context", WARPED, start="context", cpu=25 * MINUTE),
+            ),
+            Cell("context-warped-average", "the same, 10 noisy paths averaged", Evaluate("context-warped", AVERAGED)),
         ),
         versions=(SSCI,),
     ),
@@ -202,7 +209,12 @@ TABLES = (
             _cell(
                 "sum",
                 "sum",
-                Train("soft_ram/table2_sum", (*PAIR, "optimizer.attention=0.1", "trainer.epochs=50"), start="pair", cpu=24 * MINUTE),
+                Train(
+                    "soft_ram/table2_sum",
+                    (*PAIR, "optimizer.attention=0.1", "trainer.epochs=50"),
+                    start="pair",
+                    cpu=24 * MINUTE,
+                ),
                 2.55,
             ),
             Cell("sum-average", "the same, 10 noisy paths averaged", Evaluate("sum", AVERAGED)),
