@@ -73,7 +73,8 @@ def test_equal_to_the_oracle(geometry: Geometry, shape: tuple[int, int], overlap
     digits = pool(shape)
     own = draws((batch,), "own") % len(digits)
     where = layout(geometry, Places(geometry, shape, overlap), len(digits), shape, own, "numbers")
-    made = render(geometry, torch.from_numpy(digits), torch.from_numpy(own), torch.from_numpy(where.other), where)
+    shown = (torch.from_numpy(digits[i]) for i in (own, where.other))
+    made = render(geometry, torch.from_numpy(digits), *shown, where)
     assert made.dtype == torch.uint8 and made.shape == (batch, geometry.height, geometry.width)
     np.testing.assert_array_equal(made.numpy(), oracle(geometry, digits, own, where))
 
@@ -285,7 +286,7 @@ def test_sizes_that_cannot_work_are_refused(keys: dict[str, Any], named: str, di
 def test_no_loop_over_images() -> None:
     """A batch of 128 takes about 2 ms; image by image it would take 20 times as long."""
     digits = pool((28, 28), 2000)
-    scenes = pairs.Pairs(Geometry(100, 100, 8, 8, True), 0.0, "pair", digits, np.zeros(2000, np.uint8))
+    scenes = pairs.Pairs(Geometry(100, 100, 8, 8, True), 0.0, "pair", 0.0, digits, np.zeros(2000, np.uint8))
     times = []
     for step in range(20):
         start = time.process_time()

@@ -61,7 +61,7 @@ def test_equal_to_the_oracle(geometry: Geometry, shape: tuple[int, int], batch: 
 def test_the_pool_is_left_alone() -> None:
     digits = torch.from_numpy(pool((28, 28)))
     before = digits.clone()
-    scenes(Geometry(40, 40, 4, 8, True), digits, torch.arange(40), np.arange(40), "x")
+    scenes(Geometry(40, 40, 4, 8, True), digits, torch.arange(40), np.arange(40), 0.0, "x")
     assert torch.equal(digits, before)
 
 
@@ -89,7 +89,9 @@ def test_a_single_image_is_its_own_clutter() -> None:
 
 def test_without_translation_the_digit_is_centred() -> None:
     digits = torch.full((1, 28, 28), 255, dtype=torch.uint8)
-    image = scenes(Geometry(60, 50, 0, 8, False), digits, torch.zeros(1, dtype=torch.int64), np.zeros(1, int), "c")[0]
+    image = scenes(
+        Geometry(60, 50, 0, 8, False), digits, torch.zeros(1, dtype=torch.int64), np.zeros(1, int), 0.0, "c"
+    )[0]
     rows, columns = torch.nonzero(image, as_tuple=True)
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (16, 43, 11, 38)
 
@@ -97,7 +99,7 @@ def test_without_translation_the_digit_is_centred() -> None:
 def test_sums_are_clamped_not_wrapped() -> None:
     digits = torch.full((3, 28, 28), 200, dtype=torch.uint8)
     g = Geometry(28, 28, 30, 8, True)
-    image = scenes(g, digits, torch.zeros(1, dtype=torch.int64), np.zeros(1, np.int64), "clamp")
+    image = scenes(g, digits, torch.zeros(1, dtype=torch.int64), np.zeros(1, np.int64), 0.0, "clamp")
     assert set(image.unique().tolist()) == {200, 255}
 
 
@@ -143,7 +145,7 @@ def test_no_loop_over_images() -> None:
     times = []
     for step in range(20):
         start = time.perf_counter()
-        scenes(Geometry(100, 100, 8, 8, True), digits, own, own.numpy(), step)
+        scenes(Geometry(100, 100, 8, 8, True), digits, own, own.numpy(), 0.0, step)
         times.append(time.perf_counter() - start)
     assert min(times) < 0.010
 
@@ -153,6 +155,6 @@ def test_same_scenes_on_a_gpu() -> None:
     for geometry, shape in GEOMETRIES:
         digits = torch.from_numpy(pool(shape))
         own = torch.from_numpy(draws((33,), "own") % len(digits))
-        here = scenes(geometry, digits, own, own.numpy(), "gpu")
-        there = scenes(geometry, digits.cuda(), own.cuda(), own.numpy(), "gpu")
+        here = scenes(geometry, digits, own, own.numpy(), 0.0, "gpu")
+        there = scenes(geometry, digits.cuda(), own.cuda(), own.numpy(), 0.0, "gpu")
         assert there.is_cuda and torch.equal(here, there.cpu())
