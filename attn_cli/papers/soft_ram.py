@@ -65,7 +65,13 @@ READ = (
 PAIR = ("model.centre=absolute", "model.limit=null", "model.noise=0.05")
 BLIND = ("model.noise=0.05", "optimizer.attention=0.1", "trainer.epochs=35")
 LONG = (*EVERY, "optimizer.attention=0.1", "trainer.epochs=160")
-WARPED = (*EVERY, "data.warp=0.2", "optimizer.attention=0.1", "trainer.epochs=60")
+WARPED = (
+    *EVERY,
+    "data.warp=0.15",
+    "optimizer.attention=0.1",
+    "optimizer.weight_decay=0.1",
+    "trainer.epochs=100",
+)
 
 
 def _cell(name: str, title: str, how: How, published: float, note: str = "") -> Cell:
@@ -152,8 +158,8 @@ TABLES = (
             Cell("context-average", "the same, 10 noisy paths averaged", Evaluate("context", AVERAGED)),
             Cell(
                 "context-warped",
-                "with context, then with training digits turned, sheared and resized a little",
-                Train("soft_ram/table1_context", WARPED, start="context", cpu=25 * MINUTE),
+                "with context, training digits turned, sheared and resized a little",
+                Train("soft_ram/table1_context", WARPED, start="context-first", cpu=40 * MINUTE),
             ),
             Cell("context-warped-average", "the same, 10 noisy paths averaged", Evaluate("context-warped", AVERAGED)),
         ),
