@@ -22,15 +22,6 @@ def choose_device(name: str) -> torch.device:
     return torch.device("cuda")
 
 
-def multiplies_halves(device: torch.device) -> bool:
-    """Whether `trainer.precision=bf16` runs under autocast there: a GPU, or a CPU with products of bf16 operands but
-    without those that torch applies to fp32 matrices by itself (see `precision`), as AMD's are.
-    """
-    if device.type == "cuda":
-        return True
-    return torch.cpu._is_avx512_bf16_supported() and not torch.cpu._is_amx_tile_supported()
-
-
 def prepare_cpu(threads: int | None) -> int:
     """Set the CPU threads of this process (None leaves what torch found) and return the number in force; have memory
     that is freed kept for the next step.

@@ -20,7 +20,6 @@ from torch import Tensor
 from attn_cli import processes
 from attn_cli.config.schema import Config
 from attn_cli.data.splits import Data
-from attn_cli.devices import multiplies_halves
 from attn_cli.inference.monte_carlo import Evaluation, evaluate
 from attn_cli.learning import optimisers
 from attn_cli.learning.compiling import compiled
@@ -78,7 +77,7 @@ class Learner(pl.LightningModule):
 
     def loss_and_row(self, images: Tensor, noise: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The loss to minimise, and one detached row for the log: `LOGGED`, then a 1."""
-        half = self.config.trainer.precision == "bf16" and multiplies_halves(images.device)
+        half = self.config.trainer.precision == "bf16" and images.device.type == "cuda"  # else see training.precision
         with torch.autocast(images.device.type, torch.bfloat16, enabled=half):
             parts = self.losses(images, noise, labels)
         values = (parts.total.detach(), parts.cross_entropy, parts.reinforce, parts.baseline, parts.reward, parts.error)

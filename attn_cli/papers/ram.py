@@ -11,9 +11,11 @@ from attn_cli.papers.cells import MINUTE, Cell, Published, Table, Train
 ARXIV, NIPS = "arXiv 1406.6247", "NIPS 2014"
 
 
-def _glimpses(table: str, count: int, minutes: float, arxiv: float, nips: float | None) -> Cell:
+def _glimpses(
+    table: str, count: int, minutes: float, arxiv: float, nips: float | None, start: str | None = None
+) -> Cell:
     versions = (Published(ARXIV, arxiv), *([Published(NIPS, nips)] if nips is not None else []))
-    how = Train(f"ram/table{table}_{count}", cpu=minutes * MINUTE)
+    how = Train(f"ram/table{table}_{count}", start=start, cpu=minutes * MINUTE)
     return Cell(f"{count}-glimpses", f"RAM, {count} glimpses", how, versions)
 
 
@@ -85,8 +87,8 @@ TABLES = (
         (
             _baseline("2b", "conv", "Convolutional, 2 layers: 8 filters 10×10, stride 5, then 86 units", 14, 16.51),
             _glimpses("2b", 4, 13, 14.95, 9.41),
-            _glimpses("2b", 6, 20, 11.58, None),
-            _glimpses("2b", 8, 42, 10.83, 8.11),
+            _glimpses("2b", 6, 20, 11.58, None, "4-glimpses"),
+            _glimpses("2b", 8, 30, 10.83, 8.11, "6-glimpses"),
         ),
         versions=(ARXIV, NIPS),
     ),
