@@ -68,7 +68,7 @@ LONG = (*EVERY, "optimizer.attention=0.1", "trainer.epochs=160")
 WARPED = (
     *EVERY,
     "data.warp=0.15",
-    "optimizer.attention=0.1",
+    "optimizer.attention=0.3",
     "optimizer.weight_decay=0.1",
     "trainer.epochs=100",
 )
@@ -159,7 +159,7 @@ TABLES = (
             Cell(
                 "context-warped",
                 "with context, training digits turned, sheared and resized a little",
-                Train("soft_ram/table1_context", WARPED, start="context-first", cpu=40 * MINUTE),
+                Train("soft_ram/table1_context", WARPED, start="context-first", cpu=50 * MINUTE),
             ),
             Cell("context-warped-average", "the same, 10 noisy paths averaged", Evaluate("context-warped", AVERAGED)),
         ),
