@@ -59,8 +59,8 @@ READ = (
     "data.label=sequence",
     "glimpses.count=2",
     *EVERY,
-    "optimizer.attention=0.1",
-    "trainer.epochs=60",
+    "optimizer.attention=0.3",
+    "trainer.epochs=50",
 )
 PAIR = ("model.centre=absolute", "model.limit=null", "model.noise=0.05")
 BLIND = ("model.noise=0.05", "optimizer.attention=0.1", "trainer.epochs=35")
@@ -205,9 +205,9 @@ TABLES = (
                 "pair",
                 Train(
                     "soft_ram/table2_pair",
-                    (*PAIR, "optimizer.attention=0.02", "trainer.epochs=40"),
+                    (*PAIR, "optimizer.attention=0.1", "trainer.epochs=30"),
                     start="ordered",
-                    cpu=16 * MINUTE,
+                    cpu=15 * MINUTE,
                 ),
                 4.3,
             ),
