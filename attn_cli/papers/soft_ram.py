@@ -217,9 +217,9 @@ TABLES = (
                 "sum",
                 Train(
                     "soft_ram/table2_sum",
-                    (*PAIR, "optimizer.attention=0.1", "trainer.epochs=50"),
+                    (*PAIR, "optimizer.attention=0.1", "trainer.epochs=30"),
                     start="pair",
-                    cpu=24 * MINUTE,
+                    cpu=15 * MINUTE,
                 ),
                 2.55,
             ),
