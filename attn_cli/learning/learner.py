@@ -77,11 +77,14 @@ class Learner(pl.LightningModule):
 
     def loss_and_row(self, images: Tensor, noise: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The loss to minimise, and one detached row for the log: `LOGGED`, then a 1."""
-        half = self.config.trainer.precision == "bf16" and images.device.type == "cuda"  # else see training.precision
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=half):
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.lowered(images.device)):
             parts = self.losses(images, noise, labels)
         values = (parts.total.detach(), parts.cross_entropy, parts.reinforce, parts.baseline, parts.reward, parts.error)
         return parts.total, torch.stack([v.float() for v in values] + [torch.ones_like(parts.error)])
+
+    def lowered(self, device: torch.device) -> bool:
+        """Whether a step runs under autocast; what else a lower precision does, `training.precision` tells."""
+        return self.config.trainer.precision == "bf16" and device.type == "cuda" and self.model.halves
 
     def loss(self, batch: tuple[Tensor, Tensor, int, int]) -> Tensor:
         """The loss of one batch, or of this process's share of it; its row for the log is added up on the device."""

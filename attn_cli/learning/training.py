@@ -96,8 +96,8 @@ def should_compile(config: schema.Config, data: Data) -> bool:
 @contextlib.contextmanager
 def precision(name: str) -> Iterator[None]:
     """`tf32` multiplies matrices and convolves with operands of 10 bits behind the point, where the device can; `bf16`
-    with 7 bits: on CPUs with AMX, where sums and all else stay fp32, and on a GPU by autocast, which rounds what comes
-    out, too. Under autocast on a CPU the soft attention of `soft_ram` diverged, so other CPUs keep fp32.
+    with 7 bits on CPUs with AMX, where sums and all else stay fp32, and on a GPU by autocast, which rounds what comes
+    out, too, but for models without `halves`. Other CPUs keep fp32.
     """
     before, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     torch.set_float32_matmul_precision({"32": "highest", "tf32": "high", "bf16": "medium"}[name])

@@ -36,6 +36,7 @@ class GlimpseModel(nn.Module):
     game: type[Catch] | None = None  # what it plays
     noises: int = 2  # numbers that a step is given: for a location, an action of a game or of stopping, a scale
     attention: tuple[str, ...] = ()  # the submodules that do nothing but choose where to look
+    halves: bool = True  # whether `trainer.precision=bf16` may train it under autocast
     retina: Retina
 
     def attention_parameters(self) -> list[nn.Parameter]:

@@ -31,6 +31,8 @@ Choices that the paper leaves open, and departures:
 12. Of a video, glimpse n sees frame n alone, and the context is that of the first frame.
 13. A region on a map is the region of the image with the same share of its sides, whatever the margins of the
     convolutions.
+14. It is never trained under autocast: there its loss ran away after a thousand steps or more, as the answers for some
+    images grew ever surer and wrong, at half the rate and without clipping, too (RESULTS.md).
 
 Legend: B images, M samples (paths) per image, R = M·B rows, N glimpses per target, S targets, K classes, D hidden,
 F features of a fully-connected layer, C channels, g filters of the grid per axis; H × W the image, or with a trunk its
@@ -102,6 +104,7 @@ class SoftRAM(GlimpseModel):
     sized = True
     watches = True
     random_start = False
+    halves = False
     noises = 4  # numbers a step: centre and stride, x and y
     attention: tuple[str, ...] = ("context_network", "context_gates", "upper", "extraction")
     pretraining: Tensor  # bool (), with `pretrain_glimpse`: whether the simple glimpse network is in use

@@ -82,6 +82,14 @@ def test_the_gradient_is_near_that_in_fp32(model):
     assert 1e-4 < error < 0.3
 
 
+@pytest.mark.parametrize("precision", ["32", "tf32", "bf16"])
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.name)
+def test_who_is_trained_under_autocast(model, precision):
+    learner, _, _ = made(model, precision)
+    assert learner.lowered(torch.device("cuda")) == (precision == "bf16" and model.name != "soft_ram")
+    assert not learner.lowered(torch.device("cpu"))
+
+
 def test_a_cpu_lowers_nothing_but_the_operands_of_products():
     learner, images, labels = made(schema.SoftRam(features=32, hidden=32, filters=(4, 4, 8)), "bf16")
     seen, classify = [], learner.model.classify
