@@ -15,7 +15,7 @@ def _glimpses(
     table: str, count: int, minutes: float, arxiv: float, nips: float | None, start: str | None = None
 ) -> Cell:
     versions = (Published(ARXIV, arxiv), *([Published(NIPS, nips)] if nips is not None else []))
-    how = Train(f"ram/table{table}_{count}", start=start, cpu=minutes * MINUTE)
+    how = Train(f"ram/table{table}_{count}", ("trainer.epochs=20",) if start else (), start, cpu=minutes * MINUTE)
     return Cell(f"{count}-glimpses", f"RAM, {count} glimpses", how, versions)
 
 
@@ -87,8 +87,8 @@ TABLES = (
         (
             _baseline("2b", "conv", "Convolutional, 2 layers: 8 filters 10×10, stride 5, then 86 units", 14, 16.51),
             _glimpses("2b", 4, 13, 14.95, 9.41),
-            _glimpses("2b", 6, 20, 11.58, None, "4-glimpses"),
-            _glimpses("2b", 8, 30, 10.83, 8.11, "6-glimpses"),
+            _glimpses("2b", 6, 10, 11.58, None, "4-glimpses"),
+            _glimpses("2b", 8, 14, 10.83, 8.11, "6-glimpses"),
         ),
         versions=(ARXIV, NIPS),
     ),
