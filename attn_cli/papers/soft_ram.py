@@ -55,13 +55,7 @@ APART = (
 )
 FAR = (*ORDERED, "optimizer.attention=0.2", "trainer.epochs=6")
 PAIR = ("model.centre=absolute", "model.limit=null", "model.noise=0.05", "optimizer.attention=0.1")
-LONGER = (
-    "model.centre=absolute",
-    "model.limit=null",
-    "model.noise=0.05",
-    "optimizer.attention=0.3",
-    "trainer.epochs=45",
-)
+LONGER = (*PAIR, "optimizer.lr=0.0005", "trainer.epochs=42")
 BLIND = ("model.noise=0.05", "optimizer.attention=0.1", "trainer.epochs=35")
 LONG = (*EVERY, "optimizer.attention=0.1", "trainer.epochs=160")
 WARPED = (
@@ -202,7 +196,7 @@ TABLES = (
             Cell("pair-average", "the same, 10 noisy paths averaged", Evaluate("pair", AVERAGED)),
             Cell(
                 "pair-longer",
-                "pair, for longer, attention at a third of the rate",
+                "pair, for longer, at half the rate",
                 Train("soft_ram/table2_pair", LONGER, start="pair", cpu=25 * MINUTE),
             ),
             Cell("pair-longer-average", "the same, 10 noisy paths averaged", Evaluate("pair-longer", AVERAGED)),
