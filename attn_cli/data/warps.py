@@ -37,8 +37,8 @@ def resample(digits: Tensor, maps: np.ndarray) -> Tensor:
     """
     b, h, w = digits.shape
     width = w + 2 * EDGE
-    grey = F.pad(digits, (EDGE, EDGE + 1, EDGE, EDGE + 1)).to(torch.int32)
-    both = grey[:, :, :-1] | grey[:, :, 1:] << 8
+    padded = F.pad(digits, (EDGE, EDGE + 1, EDGE, EDGE + 1)).to(torch.int32)
+    both = padded[:, :, :-1] | padded[:, :, 1:] << 8
     four = both[:, :-1] | both[:, 1:] << 16  # a pixel, the one beside it, and the two below, in one number
     y, x = (torch.arange(1 - side, side, 2, device=digits.device).float() for side in (h, w))  # in half pixels
     entries = torch.from_numpy(maps.astype(np.float32)).to(digits.device)[..., None, None]
@@ -51,8 +51,8 @@ def resample(digits: Tensor, maps: np.ndarray) -> Tensor:
         pixels.append(pixel.clamp_(-EDGE, side).add_(EDGE))
     index = pixels[0].mul_(width).add_(pixels[1]).long().flatten(1)
     seen = four.flatten(1).gather(1, index).view(torch.uint8).view(b, h, w, 4)  # the lowest byte first
-    here, beside, below_, across = seen.permute(3, 0, 1, 2).float()
+    here, beside, under, across = seen.permute(3, 0, 1, 2).float()
     upper = beside.sub_(here).mul_(shares[1]).add_(here, alpha=FINE)
-    lower = across.sub_(below_).mul_(shares[1]).add_(below_, alpha=FINE)
+    lower = across.sub_(under).mul_(shares[1]).add_(under, alpha=FINE)
     grey = lower.sub_(upper).mul_(shares[0]).add_(upper, alpha=FINE)
     return grey.mul_(1 / FINE**2).add_(0.5).floor_().to(torch.uint8)
