@@ -7,6 +7,7 @@
    evaluated on ten crops.
 5. The readers of Tables I and II learn where to look in small scenes first, those of Table II with ordered digits, then
    go on with a lower rate for what chooses where to look, and with half the noise; RESULTS.md tells why.
+6. Warped training digits (`data.warp`) are ours.
 """
 
 from __future__ import annotations
