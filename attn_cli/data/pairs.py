@@ -131,10 +131,7 @@ class Pairs:
         n, h, w = self.digits.shape
         where = layout(self.geometry, self.places, n, (h, w), own, *parts)
         both = torch.from_numpy(np.concatenate([own, where.other])).to(self.digits.device)
-        shown = self.digits.index_select(0, both)
-        if self.warp:
-            shown = warped(shown, self.warp, *parts, "warp")
-        first, other = shown.chunk(2)
+        first, other = warped(self.digits.index_select(0, both), self.warp, *parts, "warp").chunk(2)
         images = render(self.geometry, self.digits, first, other, where)
         first, other = self.labels.index_select(0, both).chunk(2)
         if self.classes is None:

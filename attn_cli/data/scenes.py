@@ -138,9 +138,7 @@ def scenes(
     `own` int64 (B,) on that device, and the same numbers on the CPU: everything random is worked out there (a few kB),
     so every device sees the same scenes. `warp` as in `warps`.
     """
-    shown = digits.index_select(0, own)
-    if warp:
-        shown = warped(shown, warp, *parts, "warp")
+    shown = warped(digits.index_select(0, own), warp, *parts, "warp")
     if not geometry.translate and not geometry.pieces and shown.shape[1:] == (geometry.height, geometry.width):
         return shown
     n, h, w = digits.shape

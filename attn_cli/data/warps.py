@@ -5,8 +5,8 @@ do.
 
 1. A digit is seen through a random linear map around its middle: each of the map's four entries is that of the identity
    plus a number that is uniform within ±warp. With 0.2 turns reach about 11 degrees, sides change by a fifth.
-2. Linear interpolation between pixels, black beyond the edge. Places are in 1/256 pixel, grey levels are rounded; all
-   numbers on the way are integers that fp32 holds exactly, so every device makes the same image.
+2. Linear interpolation between pixels, black beyond the edge. Places are in 1/256 pixel, grey levels are rounded; fp32
+   holds all numbers on the way exactly, so every device makes the same image.
 
 Legend: B batch, h, w digit height and width.
 """
@@ -26,7 +26,11 @@ EDGE = 2  # black pixels around a digit: as many as two neighbours need
 
 
 def warped(digits: Tensor, warp: float, *parts: int | str) -> Tensor:
-    """uint8 (B, h, w) like `digits`, each through its own map; a pure function of its arguments."""
+    """uint8 (B, h, w) like `digits`, each through its own map, or with no warp `digits` as they are; a pure function of
+    its arguments.
+    """
+    if not warp:
+        return digits
     reach = round(warp * ONE)
     return resample(digits, below(2 * reach + 1, (len(digits), 2, 2), *parts) - reach + ONE * np.eye(2, dtype=np.int64))
 

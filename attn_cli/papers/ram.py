@@ -88,7 +88,7 @@ TABLES = (
             _baseline("2b", "conv", "Convolutional, 2 layers: 8 filters 10×10, stride 5, then 86 units", 14, 16.51),
             _glimpses("2b", 4, 13, 14.95, 9.41),
             _glimpses("2b", 6, 10, 11.58, None, "4-glimpses"),
-            _glimpses("2b", 8, 14, 10.83, 8.11, "6-glimpses"),
+            _glimpses("2b", 8, 18, 10.83, 8.11, "6-glimpses"),
         ),
         versions=(ARXIV, NIPS),
     ),

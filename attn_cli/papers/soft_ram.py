@@ -153,7 +153,7 @@ TABLES = (
             Cell(
                 "context-warped",
                 "with context, training digits turned, sheared and resized a little",
-                Train("soft_ram/table1_context", WARPED, start="context-first", cpu=50 * MINUTE),
+                Train("soft_ram/table1_context", WARPED, start="context-first", cpu=58 * MINUTE),
             ),
             Cell("context-warped-average", "the same, 10 noisy paths averaged", Evaluate("context-warped", AVERAGED)),
         ),
@@ -198,7 +198,7 @@ TABLES = (
             Cell(
                 "pair-longer",
                 "pair, for longer, at half the rate",
-                Train("soft_ram/table2_pair", LONGER, start="pair", cpu=25 * MINUTE),
+                Train("soft_ram/table2_pair", LONGER, start="pair", cpu=23 * MINUTE),
             ),
             Cell("pair-longer-average", "the same, 10 noisy paths averaged", Evaluate("pair-longer", AVERAGED)),
             _cell(
