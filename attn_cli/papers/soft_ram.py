@@ -33,6 +33,7 @@ BOTH, BOTH_AVERAGED = ("rule=average",), ("rule=average", "mc_samples=10")
 TEN_CROPS = ("ten_crops=true",)
 EVERY = ("model.answers=every", "model.noise=0.05")
 FIRST = (*EVERY, "optimizer.attention=0.2", "trainer.epochs=8")
+SHARP = "model.coarse=40"  # pixels a side of the context's image
 STEADY = ("optimizer=adam", "optimizer.lr=0.001")  # one rate, for lessons
 SMALL = ("data.height=72", "data.width=72", "data.pieces=4", *STEADY)
 ORDERED = ("data=mnist_pairs", "data.label=sequence", "glimpses.count=2", *STEADY, *EVERY)
@@ -55,7 +56,9 @@ APART = (
     "trainer.epochs=6",
 )
 FAR = (*ORDERED, "optimizer.attention=0.2", "trainer.epochs=6")
-PAIR = ("model.centre=absolute", "model.limit=null", "model.noise=0.05", "optimizer.attention=0.1")
+ABSOLUTE = ("model.centre=absolute", "model.limit=null", "model.noise=0.05")
+PAIR = (*ABSOLUTE, "optimizer.attention=0.1")
+PAIR_40 = (*ABSOLUTE, "optimizer.attention=0.2", "trainer.epochs=100", SHARP)
 LONGER = (*PAIR, "optimizer.lr=0.0005", "trainer.epochs=42")
 BLIND = ("model.noise=0.05", "optimizer.attention=0.1", "trainer.epochs=35")
 LONG = (*EVERY, "optimizer.attention=0.1", "trainer.epochs=160")
@@ -64,7 +67,6 @@ WARPED = (
     "data.warp=0.15",
     "optimizer.attention=0.3",
     "optimizer.weight_decay=0.1",
-    "trainer.epochs=100",
 )
 
 
@@ -74,6 +76,21 @@ def _cell(name: str, title: str, how: How, published: float, note: str = "") -> 
 
 def _bird(name: str, title: str, how: How, accuracy: float) -> Cell:
     return _cell(name, title, how, round(100 - accuracy, 2), f"accuracy {accuracy} %")
+
+
+def _ordered(suffix: str, start: str, slower: float, *more: str) -> tuple[Cell, ...]:
+    """Lessons: which digits from left to right, ever farther apart; `slower`: times as long as with a context of 24×24."""
+    lessons = (
+        ("near", "which digits from left to right, 72×72, close together", NEAR, 5),
+        ("apart", "the same, 80×80, less close", APART, 4),
+        ("far", "the same, the scenes of the pairs", FAR, 4),
+    )
+    cells = []
+    for name, title, words, minutes in lessons:
+        how = Train("soft_ram/table1_context", (*words, *more), start=start, cpu=slower * minutes * MINUTE)
+        cells.append(Cell(f"{name}{suffix}", f"lesson: {title}", how, lesson=True))
+        start = f"{name}{suffix}"
+    return tuple(cells)
 
 
 def _readers(size: int, forward: float, averaged: float, both: float, both_averaged: float) -> tuple[Cell, ...]:
@@ -153,9 +170,33 @@ TABLES = (
             Cell(
                 "context-warped",
                 "with context, training digits turned, sheared and resized a little",
-                Train("soft_ram/table1_context", WARPED, start="context-first", cpu=58 * MINUTE),
+                Train(
+                    "soft_ram/table1_context", (*WARPED, "trainer.epochs=100"), start="context-first", cpu=58 * MINUTE
+                ),
             ),
             Cell("context-warped-average", "the same, 10 noisy paths averaged", Evaluate("context-warped", AVERAGED)),
+            Cell(
+                "small-scenes-40",
+                "lesson: one digit with 4 pieces, 72×72; context 40×40",
+                Train("soft_ram/table1_context", (*SMALL, "trainer.epochs=5", SHARP), cpu=4 * MINUTE),
+                lesson=True,
+            ),
+            Cell(
+                "context-first-40",
+                "with context 40×40, first run",
+                Train("soft_ram/table1_context", (*FIRST, SHARP), start="small-scenes-40", cpu=6 * MINUTE),
+            ),
+            Cell(
+                "context-40",
+                "with context 40×40, training digits turned, sheared and resized a little",
+                Train(
+                    "soft_ram/table1_context",
+                    (*WARPED, "trainer.epochs=80", SHARP),
+                    start="context-first-40",
+                    cpu=60 * MINUTE,
+                ),
+            ),
+            Cell("context-40-average", "the same, 10 noisy paths averaged", Evaluate("context-40", AVERAGED)),
         ),
         versions=(SSCI,),
     ),
@@ -165,29 +206,7 @@ TABLES = (
         (
             _cell("dram-pair", "Ba et al., pair", Same("dram/1/dram"), 5),
             _cell("dram-sum", "Ba et al., sum", Same("dram/2/dram"), 2.5),
-            Cell(
-                "near",
-                "lesson: which digits from left to right, 72×72, close together",
-                Train(
-                    "soft_ram/table1_context",
-                    NEAR,
-                    start="soft_ram/1/small-scenes",
-                    cpu=5 * MINUTE,
-                ),
-                lesson=True,
-            ),
-            Cell(
-                "apart",
-                "lesson: the same, 80×80, less close",
-                Train("soft_ram/table1_context", APART, start="near", cpu=4 * MINUTE),
-                lesson=True,
-            ),
-            Cell(
-                "far",
-                "lesson: the same, the scenes of the pairs",
-                Train("soft_ram/table1_context", FAR, start="apart", cpu=4 * MINUTE),
-                lesson=True,
-            ),
+            *_ordered("", "soft_ram/1/small-scenes", 1),
             _cell(
                 "pair",
                 "pair",
@@ -201,6 +220,13 @@ TABLES = (
                 Train("soft_ram/table2_pair", LONGER, start="pair", cpu=23 * MINUTE),
             ),
             Cell("pair-longer-average", "the same, 10 noisy paths averaged", Evaluate("pair-longer", AVERAGED)),
+            *_ordered("-40", "soft_ram/1/small-scenes-40", 1.5, SHARP),
+            Cell(
+                "pair-40",
+                "pair, context 40×40",
+                Train("soft_ram/table2_pair", PAIR_40, start="far-40", cpu=80 * MINUTE),
+            ),
+            Cell("pair-40-average", "the same, 10 noisy paths averaged", Evaluate("pair-40", AVERAGED)),
             _cell(
                 "sum",
                 "sum",
