@@ -79,7 +79,7 @@ def _bird(name: str, title: str, how: How, accuracy: float) -> Cell:
 
 
 def _ordered(suffix: str, start: str, slower: float, *more: str) -> tuple[Cell, ...]:
-    """Lessons: which digits from left to right, ever farther apart; `slower`: times as long as with a context of 24×24."""
+    """Lessons: which digits from left to right, ever farther apart; in `slower` times as long as with 24×24."""
     lessons = (
         ("near", "which digits from left to right, 72×72, close together", NEAR, 5),
         ("apart", "the same, 80×80, less close", APART, 4),
