@@ -56,9 +56,10 @@ APART = (
     "trainer.epochs=6",
 )
 FAR = (*ORDERED, "optimizer.attention=0.2", "trainer.epochs=6")
+FAR_40 = (*ORDERED, "trainer.epochs=10", SHARP)
 ABSOLUTE = ("model.centre=absolute", "model.limit=null", "model.noise=0.05")
 PAIR = (*ABSOLUTE, "optimizer.attention=0.1")
-PAIR_40 = (*ABSOLUTE, "optimizer.attention=0.2", "trainer.epochs=100", SHARP)
+PAIR_40 = (*ABSOLUTE, "optimizer.attention=0.2", "trainer.epochs=75", SHARP)
 LONGER = (*PAIR, "optimizer.lr=0.0005", "trainer.epochs=42")
 BLIND = ("model.noise=0.05", "optimizer.attention=0.1", "trainer.epochs=35")
 LONG = (*EVERY, "optimizer.attention=0.1", "trainer.epochs=160")
@@ -76,21 +77,6 @@ def _cell(name: str, title: str, how: How, published: float, note: str = "") -> 
 
 def _bird(name: str, title: str, how: How, accuracy: float) -> Cell:
     return _cell(name, title, how, round(100 - accuracy, 2), f"accuracy {accuracy} %")
-
-
-def _ordered(suffix: str, start: str, slower: float, *more: str) -> tuple[Cell, ...]:
-    """Lessons: which digits from left to right, ever farther apart; in `slower` times as long as with 24×24."""
-    lessons = (
-        ("near", "which digits from left to right, 72×72, close together", NEAR, 5),
-        ("apart", "the same, 80×80, less close", APART, 4),
-        ("far", "the same, the scenes of the pairs", FAR, 4),
-    )
-    cells = []
-    for name, title, words, minutes in lessons:
-        how = Train("soft_ram/table1_context", (*words, *more), start=start, cpu=slower * minutes * MINUTE)
-        cells.append(Cell(f"{name}{suffix}", f"lesson: {title}", how, lesson=True))
-        start = f"{name}{suffix}"
-    return tuple(cells)
 
 
 def _readers(size: int, forward: float, averaged: float, both: float, both_averaged: float) -> tuple[Cell, ...]:
@@ -206,7 +192,24 @@ TABLES = (
         (
             _cell("dram-pair", "Ba et al., pair", Same("dram/1/dram"), 5),
             _cell("dram-sum", "Ba et al., sum", Same("dram/2/dram"), 2.5),
-            *_ordered("", "soft_ram/1/small-scenes", 1),
+            Cell(
+                "near",
+                "lesson: which digits from left to right, 72×72, close together",
+                Train("soft_ram/table1_context", NEAR, start="soft_ram/1/small-scenes", cpu=5 * MINUTE),
+                lesson=True,
+            ),
+            Cell(
+                "apart",
+                "lesson: the same, 80×80, less close",
+                Train("soft_ram/table1_context", APART, start="near", cpu=4 * MINUTE),
+                lesson=True,
+            ),
+            Cell(
+                "far",
+                "lesson: the same, the scenes of the pairs",
+                Train("soft_ram/table1_context", FAR, start="apart", cpu=4 * MINUTE),
+                lesson=True,
+            ),
             _cell(
                 "pair",
                 "pair",
@@ -220,11 +223,16 @@ TABLES = (
                 Train("soft_ram/table2_pair", LONGER, start="pair", cpu=23 * MINUTE),
             ),
             Cell("pair-longer-average", "the same, 10 noisy paths averaged", Evaluate("pair-longer", AVERAGED)),
-            *_ordered("-40", "soft_ram/1/small-scenes-40", 1.5, SHARP),
+            Cell(
+                "far-40",
+                "lesson: the same, context 40×40",
+                Train("soft_ram/table1_context", FAR_40, start="far", cpu=10 * MINUTE),
+                lesson=True,
+            ),
             Cell(
                 "pair-40",
                 "pair, context 40×40",
-                Train("soft_ram/table2_pair", PAIR_40, start="far-40", cpu=80 * MINUTE),
+                Train("soft_ram/table2_pair", PAIR_40, start="far-40", cpu=60 * MINUTE),
             ),
             Cell("pair-40-average", "the same, 10 noisy paths averaged", Evaluate("pair-40", AVERAGED)),
             _cell(

@@ -10,11 +10,9 @@ import json
 import os
 import pickle
 import re
-import resource
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -38,37 +36,6 @@ LONG = (
 EVERY_STEP = "trainer.checkpoint_seconds=0.001"
 PATIENCE = 120  # seconds for what takes one or two on an idle machine
 
-# Each command line in a process of its own, forked from one that has paid for importing torch.
-FORKS = """
-import gc, json, os, sys
-import attn_cli.commands.evaluate, attn_cli.commands.show, attn_cli.commands.train
-from attn_cli import cli
-from attn_cli.commands import entry
-gc.freeze()
-done = []
-for words in json.loads(sys.argv[1]):
-    outputs = [f".forked-{len(done)}.{name}" for name in ("out", "err")]
-    pid = os.fork()
-    if pid == 0:
-        for number, name in enumerate(outputs, 1):
-            os.dup2(os.open(name, os.O_CREAT | os.O_TRUNC | os.O_WRONLY), number)
-        sys.exit(cli.main(words))
-    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    done.append([code, *(open(name).read() for name in outputs)])
-    for name in outputs:
-        os.remove(name)
-print(json.dumps(done))
-"""
-
-
-def forked(attn: Any, *lines: list[str]) -> list[subprocess.CompletedProcess[str]]:
-    """Each command line run by `attn`, one after the other, in forks of one process."""
-    command = [sys.executable, "-c", FORKS, json.dumps(lines)]
-    done = subprocess.run(command, cwd=attn.folder, env=attn.environment(), capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    parts = zip(lines, json.loads(done.stdout), strict=True)
-    return [subprocess.CompletedProcess(line, *codes_and_texts) for line, codes_and_texts in parts]
-
 
 def assert_refused(done: subprocess.CompletedProcess[str], *needles: str) -> None:
     """One sentence on stderr that holds all the needles, no traceback, an exit code that is not 0."""
@@ -78,10 +45,6 @@ def assert_refused(done: subprocess.CompletedProcess[str], *needles: str) -> Non
     assert len(lines) == 1 and lines[0].startswith(("attn ", "attn: ")), said
     assert "Traceback" not in done.stderr + done.stdout, said
     assert all(needle in lines[0] for needle in needles), f"{needles} not all in: {said}"
-
-
-def assert_done(done: subprocess.CompletedProcess[str]) -> None:
-    assert done.returncode == 0, f"{done.args}\n{done.stdout}\n{done.stderr}"
 
 
 def wait_until(condition: Callable[[], Any], process: subprocess.Popen[str]) -> Any:
@@ -99,12 +62,6 @@ def end(process: subprocess.Popen[str], number: int) -> tuple[int, str, str]:
     process.send_signal(number)
     out, err = process.communicate(timeout=PATIENCE)
     return process.returncode, out, err
-
-
-def cpu_seconds() -> float:
-    """What the processes that were waited for have used so far."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
 
 
 def step_of(run: Path) -> int:
@@ -313,8 +270,8 @@ def test_what_cannot_be_resumed_is_refused(attn, whole):
         ([f"resume={terminated}", "seed=3"], ("leave out seed=3",)),
         ([f"resume={terminated}", "model=ram_lstm", "seed=3"], ("leave out model=ram_lstm seed=3",)),
     ]
-    for done, (_, needles) in zip(forked(attn, *(["train", *words] for words, _ in cases)), cases, strict=True):
-        assert_refused(done, *needles)
+    for words, needles in cases:
+        assert_refused(attn("train", *words, code=None), *needles)
     assert {path: path.read_bytes() for path in attn.folder.rglob("*") if path.is_file()} == before
 
 
@@ -354,12 +311,9 @@ def test_pickles_are_refused_and_run_nothing(attn, whole, monkeypatch):
     torch.save({"state_dict": Payload(marker)}, best)
     for path in others:
         path.write_bytes(pickle.dumps(Payload(marker)))
-    evaluated, last, resumed = forked(
-        attn,
-        ["eval", f"run={run}"],
-        ["eval", f"run={run}", "checkpoint=last"],
-        ["train", f"resume={run}"],
-    )
+    evaluated = attn("eval", f"run={run}", code=None)
+    last = attn("eval", f"run={run}", "checkpoint=last", code=None)
+    resumed = attn("train", f"resume={run}", code=None)
     assert not marker.exists()
     assert_refused(evaluated, str(best), "pickle")
     assert_refused(last, str(others[0]), "pickle")
@@ -383,9 +337,9 @@ def test_edited_configurations_are_refused(attn, whole):
     wide = edited("wide", lambda values: values["model"].update(hidden=10**9))
     shape = edited("shape", lambda values: values["model"].update(hidden=48))
     huge = edited("huge", lambda values: values["data"].update(height=10**9, width=10**9))
-    begin = cpu_seconds()
     lines = [[*words, f"{key}={run}"] for run in (target, wide, huge, shape) for *words, key in commands]
-    done = forked(attn, *lines)
+    before = attn.seconds
+    done = [attn(*line, code=None) for line in lines]
     for refused in done[:2]:
         assert_refused(refused, str(target / "config.yaml"), "model._target_")
     for refused in done[2:4]:
@@ -395,7 +349,7 @@ def test_edited_configurations_are_refused(attn, whole):
     for refused in done[6:]:
         assert_refused(refused, "ckpt", "float32 of shape", "32", "48")
     assert not marker.exists()
-    assert cpu_seconds() - begin < 40  # nothing was allocated, let alone trained
+    assert attn.seconds - before < 10  # nothing was allocated, let alone trained
 
 
 # Row 35: what a person types
@@ -418,9 +372,8 @@ def test_edited_configurations_are_refused(attn, whole):
     ],
 )
 def test_mistyped_words_are_refused_with_the_nearest(attn, words, needles):
-    begin = cpu_seconds()
     assert_refused(attn(*words, code=None), *needles)
-    assert cpu_seconds() - begin < 10  # before memory is taken
+    assert attn.seconds < 5  # before memory is taken
     assert list(attn.folder.iterdir()) == []
 
 
@@ -442,8 +395,8 @@ def test_what_is_missing_is_named_with_what_to_do(attn, trained, monkeypatch):
         (["train", *attn.small, "outputs=taken"], ("taken", "outputs=FOLDER")),
         (["train", *attn.small, "outputs=taken/deeper"], ("taken", "outputs=FOLDER")),
     ]
-    for done, (_, needles) in zip(forked(attn, *(words for words, _ in cases)), cases, strict=True):
-        assert_refused(done, *needles)
+    for words, needles in cases:
+        assert_refused(attn(*words, code=None), *needles)
     assert attn.runs() == [] and (attn.folder / "taken").read_text() == "a file"
 
 
@@ -483,15 +436,10 @@ def test_tiny_colour_images_a_class_that_never_occurs_and_every_batch_size(attn)
     values = yaml.safe_load((grey / "config.yaml").read_text())
     values["data"]["grey"] = True
     (grey / "config.yaml").write_text(yaml.safe_dump(values))
-    mean, sampled, shown, mismatch = forked(
-        attn,
-        ["eval", f"run={runs[0]}", "batch_size=1"],
-        ["eval", f"run={runs[0]}", "--mc-samples", "3", "batch_size=2", "split=validation"],
-        ["show", f"run={runs[0]}", "images=20"],
-        ["eval", f"run={grey}"],
-    )
-    for done in (mean, sampled, shown):
-        assert_done(done)
+    attn("eval", f"run={runs[0]}", "batch_size=1")
+    attn("eval", f"run={runs[0]}", "--mc-samples", "3", "batch_size=2", "split=validation")
+    attn("show", f"run={runs[0]}", "images=20")
+    mismatch = attn("eval", f"run={grey}", code=None)
     assert json.loads((runs[0] / "evaluation-validation-mc3.json").read_text())["images"] == 5
     assert Image.open(runs[0] / "pictures" / "paths-test.png").size[0] > 100
     assert len(list((runs[0] / "pictures").glob("*.gif"))) == 3
