@@ -100,9 +100,9 @@ class Gaussians(torch.autograd.Function):
     @staticmethod
     def forward(means_RN: Tensor, sigma_R: Tensor, pixels: int) -> Tensor:
         outside = (means_RN - means_RN.clamp(0, pixels - 1)).square()  # no pixel is nearer than that
-        excess = Gaussians.distances(means_RN, pixels).square_().sub_(outside[:, :, None])
-        weights = excess.mul_((-0.5 / sigma_R.square())[:, None, None]).clamp_(min=FAINTEST).exp_()
-        return weights.div_(weights.sum(-1, keepdim=True))
+        excess = Gaussians.distances(means_RN, pixels).square() - outside[:, :, None]
+        weights = (excess * (-0.5 / sigma_R.square())[:, None, None]).clamp(min=FAINTEST).exp()
+        return weights / weights.sum(-1, keepdim=True)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, int], output: Tensor) -> None:
@@ -112,10 +112,10 @@ class Gaussians(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
         means, sigma, weights = ctx.saved_tensors
         distance = Gaussians.distances(means, weights.shape[-1])
-        exponent = weights * gradient
-        exponent.sub_(weights * exponent.sum(-1, keepdim=True))  # the gradient of −(a − μ)²/2σ²
-        for_means = exponent.mul_(distance).sum(-1) / sigma.square()[:, None]
-        return for_means, exponent.mul_(distance).sum((1, 2)) / sigma**3, None
+        product = weights * gradient
+        exponent = product - weights * product.sum(-1, keepdim=True)  # the gradient of −(a − μ)²/2σ²
+        first = exponent * distance
+        return first.sum(-1) / sigma.square()[:, None], (first * distance).sum((1, 2)) / sigma**3, None
 
 
 def filters(centre_R: Tensor, stride_R: Tensor, sigma_R: Tensor, count: int, pixels: int) -> Tensor:
