@@ -109,7 +109,7 @@ def test_shapes_of_dram(name):
         samples=2, batch_size=2, threads=1, seconds=0.01, compile="off", parallel_seeds=2 if shape.length else 1
     )
     row = bench.measure_shape(shape, settings, torch.device("cpu"), False)
-    assert row["parallel_ratio"] is None
+    assert row["parallel_seeds"] == settings.parallel_seeds and row["parallel_ratio"] is None
     assert str(shape) == row["shape"] and row["peak_memory_mb"] > 50 and row["kernel_launches"] is None
     labels = bench.SyntheticData(shape, 64, 1, torch.device("cpu")).labels
     if shape.length:
