@@ -37,7 +37,8 @@ FIRST = (*EVERY, "optimizer.attention=0.2", "trainer.epochs=8")
 SHARP = "model.coarse=40"  # pixels a side of the context's image
 STEADY = ("optimizer=adam", "optimizer.lr=0.001")  # one rate, for lessons
 SMALL = ("data.height=72", "data.width=72", "data.pieces=4", *STEADY)
-ORDERED = ("data=mnist_pairs", "data.label=sequence", "glimpses.count=2", *STEADY, *EVERY)
+IN_ORDER = ("data=mnist_pairs", "data.label=sequence", "glimpses.count=2")
+ORDERED = (*IN_ORDER, *STEADY, *EVERY)
 NEAR = (
     *ORDERED,
     "data.height=72",
@@ -62,6 +63,9 @@ ABSOLUTE = ("model.centre=absolute", "model.limit=null", "model.noise=0.05")
 PAIR = (*ABSOLUTE, "optimizer.attention=0.1")
 PAIR_40 = (*ABSOLUTE, "optimizer.attention=0.2", "trainer.epochs=75", SHARP)
 LONGER = (*PAIR, "optimizer.lr=0.0005", "trainer.epochs=42")
+EACH = "model.answer_from=glimpse"  # every glimpse must read the digit that is asked for, by itself
+EACH_LONGER = (*IN_ORDER, *EVERY, EACH, "optimizer.attention=0.5", "trainer.epochs=25")
+PAIR_EACH = (*ABSOLUTE, "optimizer.attention=0.1", "model.answers=every")
 BLIND = ("model.noise=0.05", "optimizer.attention=0.1", "trainer.epochs=35")
 LONG = (*EVERY, "optimizer.attention=0.1", "trainer.epochs=160")
 WARPED = (
@@ -123,7 +127,23 @@ TABLES = (
             _cell("ram-4", "Mnih et al., 4 glimpses", Same("ram/2b/4-glimpses"), 9.41),
             _cell("ram-8", "Mnih et al., 8 glimpses", Same("ram/2b/8-glimpses"), 8.11),
             _cell("draw-4", "Gregor et al., 4 glimpses", Train("soft_ram/table1_draw_4", cpu=30 * MINUTE), 4.18),
-            _cell("draw-8", "Gregor et al., 8 glimpses", Train("soft_ram/table1_draw_8", cpu=50 * MINUTE), 3.36),
+            Cell(
+                "small-scenes-draw-8",
+                "lesson: DRAW, 8 glimpses, one digit with 4 pieces, 72×72",
+                Train("soft_ram/table1_draw_8", (*SMALL, "trainer.epochs=5"), cpu=3 * MINUTE),
+                lesson=True,
+            ),
+            _cell(
+                "draw-8",
+                "Gregor et al., 8 glimpses",
+                Train(
+                    "soft_ram/table1_draw_8",
+                    ("optimizer.attention=0.3",),
+                    start="small-scenes-draw-8",
+                    cpu=30 * MINUTE,
+                ),
+                3.36,
+            ),
             Cell(
                 "small-scenes",
                 "lesson: one digit with 4 pieces, 72×72",
@@ -236,6 +256,66 @@ TABLES = (
                 Train("soft_ram/table2_pair", PAIR_40, start="far-40", cpu=53 * MINUTE),
             ),
             Cell("pair-40-average", "the same, 10 noisy paths averaged", Evaluate("pair-40", AVERAGED)),
+            Cell(
+                "near-each",
+                "lesson: as `near`, each glimpse answers by itself",
+                Train("soft_ram/table1_context", (*NEAR, EACH), start="soft_ram/1/small-scenes", cpu=5 * MINUTE),
+                lesson=True,
+            ),
+            Cell(
+                "apart-each",
+                "lesson: as `apart`, likewise",
+                Train(
+                    "soft_ram/table1_context",
+                    (*APART, EACH, "optimizer.attention=0.3"),
+                    start="near-each",
+                    cpu=5 * MINUTE,
+                ),
+                lesson=True,
+            ),
+            Cell(
+                "far-each",
+                "lesson: as `far`, likewise",
+                Train(
+                    "soft_ram/table1_context",
+                    (*FAR, EACH, "optimizer.attention=0.3"),
+                    start="apart-each",
+                    cpu=5 * MINUTE,
+                ),
+                lesson=True,
+            ),
+            Cell(
+                "each-longer",
+                "lesson: and on",
+                Train("soft_ram/table1_context", EACH_LONGER, start="far-each", cpu=18 * MINUTE),
+                lesson=True,
+            ),
+            Cell(
+                "pair-every",
+                "pair, answers after every glimpse",
+                Train(
+                    "soft_ram/table2_pair",
+                    (*PAIR_EACH, "optimizer.lr=0.002", "trainer.epochs=60"),
+                    start="each-longer",
+                    cpu=30 * MINUTE,
+                ),
+            ),
+            Cell("pair-every-average", "the same, 10 noisy paths averaged", Evaluate("pair-every", AVERAGED)),
+            Cell(
+                "pair-every-longer",
+                "and for longer, at half the rate",
+                Train(
+                    "soft_ram/table2_pair",
+                    (*PAIR_EACH, "optimizer.lr=0.001", "optimizer.attention=0.2", "trainer.epochs=54"),
+                    start="pair-every",
+                    cpu=27 * MINUTE,
+                ),
+            ),
+            Cell(
+                "pair-every-longer-average",
+                "the same, 10 noisy paths averaged",
+                Evaluate("pair-every-longer", AVERAGED),
+            ),
             _cell(
                 "sum",
                 "sum",
