@@ -193,14 +193,15 @@ def test_answers_after_every_glimpse():
         assert torch.allclose(logits.view(4, -1, steps.shape[-1]), trace.step_logits[0, :, 2::3], atol=1e-6)
 
 
-def test_answers_from_the_glimpse_alone():
+@pytest.mark.parametrize("length", [0, 2])  # of sequences, as in the lessons of pairs
+def test_answers_from_the_glimpse_alone(length):
     """What was seen before does not matter to the answer but through where it made the model look."""
-    model = make(answer_from="glimpse", noise=0.0)
+    model = make(answer_from="glimpse", answers="every", noise=0.0, length=length)
     with torch.no_grad():
         model.extraction.weight.zero_()
     _, trace = run(model, record=True)
-    assert torch.allclose(trace.step_logits[0, :, 0], trace.step_logits[0, :, 2])
-    _, usual = run(make(noise=0.0), record=True)
+    assert torch.allclose(trace.step_logits, trace.step_logits[:, :, :1].expand_as(trace.step_logits), atol=1e-6)
+    _, usual = run(make(noise=0.0, length=length), record=True)
     assert not torch.allclose(usual.step_logits[0, :, 0], usual.step_logits[0, :, 2])
 
 
