@@ -38,31 +38,27 @@ FIRST = (*EVERY, "optimizer.attention=0.2", "trainer.epochs=8")
 SHARP = "model.coarse=40"  # pixels a side of the context's image
 STEADY = ("optimizer=adam", "optimizer.lr=0.001")  # one rate, for lessons
 SMALL = ("data.height=72", "data.width=72", "data.pieces=4", *STEADY)
-IN_ORDER = ("data=mnist_pairs", "data.label=sequence", "glimpses.count=2")
-ORDERED = (*IN_ORDER, *STEADY, *EVERY)
 EACH = "model.answer_from=glimpse"  # every glimpse must read the digit that is asked for, by itself
+IN_ORDER = ("data=mnist_pairs", "data.label=sequence", "glimpses.count=2", *EVERY, EACH)
+ORDERED = (*IN_ORDER, *STEADY, "optimizer.attention=0.3")
 NEAR = (
     *ORDERED,
-    EACH,
     "data.height=72",
     "data.width=72",
     "data.pieces=2",
     "data.overlap=0.4",
-    "optimizer.attention=0.3",
     "trainer.epochs=8",
 )
 APART = (
     *ORDERED,
-    EACH,
     "data.height=80",
     "data.width=80",
     "data.pieces=4",
     "data.overlap=0.2",
-    "optimizer.attention=0.3",
     "trainer.epochs=6",
 )
-FAR = (*ORDERED, EACH, "optimizer.attention=0.3", "trainer.epochs=6")
-FAR_LONGER = (*IN_ORDER, *EVERY, EACH, "optimizer.attention=0.5", "trainer.epochs=25")
+FAR = (*ORDERED, "trainer.epochs=6")
+FAR_LONGER = (*IN_ORDER, "optimizer.attention=0.5", "trainer.epochs=25")
 ABSOLUTE = ("model.centre=absolute", "model.limit=null", *EVERY)
 PAIR = (*ABSOLUTE, "optimizer.attention=0.1", "optimizer.lr=0.002", "trainer.epochs=60")
 LONGER = (*ABSOLUTE, "optimizer.attention=0.2", "trainer.epochs=54")
