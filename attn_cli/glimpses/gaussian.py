@@ -14,63 +14,78 @@ N filters per axis.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-# An operator of its own, because `trainer.precision=bf16` multiplies fp32 matrices with bf16 operands elsewhere, which
-# neither the positions of the filters nor the pixels survive. A compiled step calls it as it is.
+# Operators of their own, because `trainer.precision=bf16` multiplies fp32 matrices with bf16 operands elsewhere, which
+# neither the positions of the filters nor the pixels survive. A compiled step calls them as they are.
 library = torch.library.Library("attn", "FRAGMENT")
-library.define("exact_product(Tensor a, Tensor b) -> Tensor")
+library.define("look(Tensor down, Tensor across, Tensor pixels) -> (Tensor, Tensor)")
+library.define("look_back(Tensor error, Tensor down, Tensor across, Tensor pixels, Tensor columns) -> (Tensor, Tensor)")
 
 
-def exact_product(a: Tensor, b: Tensor) -> Tensor:
-    """Batched matrix product a·bᵀ, (R, n, k) and (R, m, k) to (R, n, m), in the precision of its operands. In this form
-    neither it nor its gradients read a large operand against its grain.
-    """
+@contextmanager
+def exact() -> Iterator[None]:
+    """Products in the precision of their operands."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:
-        return torch.bmm(a, b.transpose(1, 2))
+        yield
     finally:
         torch.set_float32_matmul_precision(before)
 
 
-def _save(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs)
+def look(down_RNH: Tensor, across_RNW: Tensor, pixels_RYW: Tensor) -> tuple[Tensor, Tensor]:
+    """What filters see of Y = C·H rows of pixels, (R, N, N·C), and the columns (R, N·C, H) between the two products. In
+    this form neither these nor their gradients read the pixels against their grain.
+    """
+    with exact():
+        columns = torch.bmm(across_RNW, pixels_RYW.transpose(1, 2)).view(down_RNH.shape[0], -1, down_RNH.shape[2])
+        return torch.bmm(down_RNH, columns.transpose(1, 2)), columns
 
 
-def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
-    a, b = ctx.saved_tensors
-    product, (for_a, for_b) = torch.ops.attn.exact_product, ctx.needs_input_grad
-    return (
-        product(gradient, b.transpose(1, 2)) if for_a else None,
-        product(gradient.transpose(1, 2), a.transpose(1, 2)) if for_b else None,
-    )
+def look_back(
+    error: Tensor, down_RNH: Tensor, across_RNW: Tensor, pixels_RYW: Tensor, columns: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The gradients of `down` and `across` from that of what was seen."""
+    with exact():
+        of_columns = torch.bmm(error.transpose(1, 2), down_RNH).view(*across_RNW.shape[:2], -1)
+        return torch.bmm(error, columns), torch.bmm(of_columns, pixels_RYW)
 
 
-library.impl("exact_product", exact_product, "CompositeExplicitAutograd")
-torch.library.register_autograd("attn::exact_product", _backward, setup_context=_save, lib=library)
+def _seen(down: Tensor, across: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    (R, N, H), C = down.shape, pixels.shape[1] // down.shape[2]
+    return down.new_empty(R, N, N * C), down.new_empty(R, N * C, H)
 
 
-@torch.library.register_fake("attn::exact_product", lib=library)
-def _(a: Tensor, b: Tensor) -> Tensor:
-    return a.new_empty(a.shape[0], a.shape[1], b.shape[1])
+def _gradients(error: Tensor, down: Tensor, across: Tensor, *_: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(down), torch.empty_like(across)
 
 
-def _of_all(info: Any, dims: tuple[int | None, int | None], a: Tensor, b: Tensor) -> Any:
-    """Under `torch.vmap`, for several models at once: (P, R, n, k) @ (P, R, k, m) as one product of P·R matrices."""
-    every = [
-        x.expand(info.batch_size, *x.shape) if dim is None else x.movedim(dim, 0)
-        for x, dim in zip((a, b), dims, strict=True)
-    ]
-    product = torch.ops.attn.exact_product(*(x.flatten(0, 1) for x in every))
-    return product.unflatten(0, every[0].shape[:2]), 0
+def _of_all(operator: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., Any]:
+    """Under `torch.vmap`, for P models at once: one call for P·R rows."""
+
+    def call(info: Any, dims: tuple[int | None, ...], *arguments: Tensor) -> Any:
+        P = info.batch_size
+        every = [
+            x.expand(P, *x.shape) if dim is None else x.movedim(dim, 0) for x, dim in zip(arguments, dims, strict=True)
+        ]
+        first, second = operator(*(x.flatten(0, 1) for x in every))
+        return (first.unflatten(0, (P, -1)), second.unflatten(0, (P, -1))), (0, 0)
+
+    return call
 
 
-torch.library.register_vmap("attn::exact_product", _of_all, lib=library)
+for _operator, _shapes in ((look, _seen), (look_back, _gradients)):
+    _name = f"attn::{_operator.__name__}"
+    library.impl(_operator.__name__, _operator, "CompositeExplicitAutograd")
+    torch.library.register_fake(_name, _shapes, lib=library)
+    torch.library.register_vmap(_name, _of_all(getattr(torch.ops.attn, _operator.__name__)), lib=library)
 
 SMALLEST = 0.1  # pixels; a narrower filter reads one pixel all the same
 FAINTEST = -60.0  # exponent; fainter weights would be subnormal numbers, with which processors calculate slowly
@@ -86,63 +101,80 @@ class Grid:
     gain: Tensor  # (R,) γ
 
 
-class Gaussians(torch.autograd.Function):
-    """Weights (R, N, L) of Gaussians with means (R, N) and standard deviations (R,) over L pixels, and their gradients
-    by the closed form, in half the passes over the weights that the chain rule takes.
+def distances(means_RN: Tensor, pixels: int) -> Tensor:
+    """(R, N, L) from each mean to each of L pixels."""
+    return torch.arange(pixels, device=means_RN.device, dtype=means_RN.dtype) - means_RN[:, :, None]
+
+
+def gaussians(means_RN: Tensor, sigma_R: Tensor, pixels: int) -> Tensor:
+    """Weights (R, N, L) of L pixels, 1 for the nearest point of the image."""
+    outside = (means_RN - means_RN.clamp(0, pixels - 1)).square()  # no pixel is nearer than that
+    excess = distances(means_RN, pixels).square() - outside[:, :, None]
+    return (excess * (-0.5 / sigma_R.square())[:, None, None]).clamp(min=FAINTEST).exp()
+
+
+class Look(torch.autograd.Function):
+    """What Gaussians with means (R, N) down and across, and standard deviations (R,), see of images (R, C, H, W):
+    (R, N, N, C). Weights sum to 1: what is seen is divided by their sums, which is less to do than to divide the
+    weights. Gradients are by the closed form, in one pass over the weights of an axis; images have none.
     """
 
     generate_vmap_rule = True
 
     @staticmethod
-    def distances(means_RN: Tensor, pixels: int) -> Tensor:
-        return torch.arange(pixels, device=means_RN.device, dtype=means_RN.dtype) - means_RN[:, :, None]
+    def forward(down_RN: Tensor, across_RN: Tensor, sigma_R: Tensor, images_RCHW: Tensor) -> tuple[Tensor, ...]:
+        C, H, W = images_RCHW.shape[1:]
+        down, across = gaussians(down_RN, sigma_R, H), gaussians(across_RN, sigma_R, W)
+        seen, columns = torch.ops.attn.look(down, across, images_RCHW.flatten(1, 2))
+        sums = down.sum(-1), across.sum(-1)  # (R, N)
+        seen = seen.unflatten(-1, (-1, C)) / (sums[0][:, :, None, None] * sums[1][:, None, :, None])
+        return seen, down, across, columns, *sums
 
     @staticmethod
-    def forward(means_RN: Tensor, sigma_R: Tensor, pixels: int) -> Tensor:
-        outside = (means_RN - means_RN.clamp(0, pixels - 1)).square()  # no pixel is nearer than that
-        excess = Gaussians.distances(means_RN, pixels).square() - outside[:, :, None]
-        weights = (excess * (-0.5 / sigma_R.square())[:, None, None]).clamp(min=FAINTEST).exp()
-        return weights / weights.sum(-1, keepdim=True)
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.save_for_backward(*inputs, *output[1:])
+        ctx.mark_non_differentiable(*output[1:])
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, int], output: Tensor) -> None:
-        ctx.save_for_backward(inputs[0], inputs[1], output)
+    def backward(ctx: Any, error_RNNC: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        *places, sigma, images, down, across, columns, down_sum, across_sum = ctx.saved_tensors
+        share = error_RNNC / (down_sum[:, :, None, None] * across_sum[:, None, :, None])
+        found = torch.ops.attn.look_back(share.flatten(2), down, across, images.flatten(1, 2), columns)
+        gradients, of_sigma = [], torch.zeros_like(sigma)
+        banks = (down, across), (down_sum, across_sum)
+        for mean, weights, total, gradient in zip(places, *banks, found, strict=True):
+            distance = distances(mean, weights.shape[-1])
+            product = weights * gradient
+            through_sum = weights * (product.sum(-1) / total)[:, :, None]
+            first = (product - through_sum) * distance  # by the gradient of −(a − μ)²/2σ²
+            gradients.append(first.sum(-1) / sigma.square()[:, None])
+            of_sigma = of_sigma + (first * distance).sum((1, 2)) / sigma**3
+        return *gradients, of_sigma, None
 
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
-        means, sigma, weights = ctx.saved_tensors
-        distance = Gaussians.distances(means, weights.shape[-1])
-        product = weights * gradient
-        exponent = product - weights * product.sum(-1, keepdim=True)  # the gradient of −(a − μ)²/2σ²
-        first = exponent * distance
-        return first.sum(-1) / sigma.square()[:, None], (first * distance).sum((1, 2)) / sigma**3, None
 
-
-def filters(centre_R: Tensor, stride_R: Tensor, sigma_R: Tensor, count: int, pixels: int) -> Tensor:
-    """(R, N, L): the weights of N filters over L pixels of one axis. The centre spans [-1, 1] from edge to edge; pixel
-    a has its middle at a.
+def means(centre_R: Tensor, stride_R: Tensor, count: int, pixels: int) -> Tensor:
+    """(R, N): where N filters lie on an axis of L pixels. The centre spans [-1, 1] from edge to edge; pixel a has its
+    middle at a.
     """
     middle = (centre_R + 1) * (pixels / 2) - 0.5  # (R,)
     steps = torch.arange(count, device=centre_R.device, dtype=centre_R.dtype) - (count - 1) / 2
-    means = middle[:, None] + steps * stride_R[:, None]  # (R, N)
-    weights: Tensor = Gaussians.apply(means, sigma_R.clamp(min=SMALLEST), pixels)
-    return weights
+    return middle[:, None] + steps * stride_R[:, None]
 
 
 def extract(images_BCHW: Tensor, grid: Grid, count: int) -> Tensor:
     """Glimpses γ·F_y·image·F_xᵀ (R, C, N, N) of images in floating point: two batched matrix products, never in half
-    precision.
+    precision. Raises ValueError for images that want a gradient: there is none.
     """
-    B, C, H, W = images_BCHW.shape
+    if images_BCHW.requires_grad:
+        raise ValueError("A Gaussian grid has no gradient with respect to its images; detach them.")
+    B, H, W = images_BCHW.shape[0], *images_BCHW.shape[2:]
     R = grid.centre.shape[0]
     with torch.autocast(images_BCHW.device.type, enabled=False):
-        across = filters(grid.centre[:, 0], grid.stride[:, 0], grid.sigma, count, W)  # (R, N, W)
-        down = filters(grid.centre[:, 1], grid.stride[:, 1], grid.sigma, count, H)  # (R, N, H)
+        down = means(grid.centre[:, 1], grid.stride[:, 1], count, H)
+        across = means(grid.centre[:, 0], grid.stride[:, 0], count, W)
         images = images_BCHW.repeat(R // B, 1, 1, 1) if R != B else images_BCHW
-        product = torch.ops.attn.exact_product
-        columns = product(across, images.reshape(R, C * H, W)).view(R, count * C, H)
-        seen = product(down, columns) * grid.gain[:, None, None]  # (R, N, N·C)
-        return seen.view(R, count, count, C).permute(0, 3, 1, 2)
+        seen: Tensor = Look.apply(down, across, grid.sigma.clamp(min=SMALLEST), images)[0]
+        return (seen * grid.gain[:, None, None, None]).permute(0, 3, 1, 2)
 
 
 def boxes(grid: Grid, count: int, height: int, width: int) -> Tensor:

@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from attn_cli.glimpses.gaussian import Grid, boxes, extract, filters
+from attn_cli.glimpses.gaussian import Grid, boxes, extract, gaussians, means
 from attn_cli.learning.training import precision
 
 
@@ -57,36 +57,46 @@ def test_against_a_loop_over_pixels(paths):
         assert torch.allclose(seen[r], naive(images[r % 2], where, r, 4), atol=1e-12)
 
 
+def filters(centre: float, stride: float, sigma: float, count: int, pixels: int) -> torch.Tensor:
+    """(N, L): the weights of one axis, as they are found by looking at rows of one bright pixel each."""
+    rows = torch.eye(pixels)[:, None, None]
+    values = [torch.full((pixels, 2), centre), torch.full((pixels, 2), stride), torch.full((pixels,), sigma)]
+    return extract(rows, Grid(*values, torch.ones(pixels)), count)[:, 0, 0].T
+
+
 def test_filters_lie_where_the_paper_puts_them():
     """A centre of 0 is the middle of the image; half of an odd number of filters lies on each side; rows sum to 1."""
-    one = torch.ones(1)
-    weights = filters(torch.zeros(1), 2 * one, 0.1 * one, 3, 9)[0]
+    weights = filters(0.0, 2.0, 0.1, 3, 9)
     assert weights.argmax(1).tolist() == [2, 4, 6]
     assert torch.allclose(weights.sum(1), torch.ones(3))
-    edge = filters(-one, one, one, 1, 8)[0]
-    assert edge.argmax().item() == 0
+    assert filters(-1.0, 1.0, 1.0, 1, 8).argmax().item() == 0
 
 
-@pytest.mark.parametrize(("centre", "stride", "sigma"), [(0.0, 1e4, 0.5), (0.0, 1.0, 0.0), (40.0, 1.0, 1e-20)])
+@pytest.mark.parametrize(
+    ("centre", "stride", "sigma"), [(0.0, 1e4, 0.5), (0.0, 1.0, 0.0), (0.3, 1e4, 0.0), (40.0, 1.0, 1e-20)]
+)
 def test_far_away_and_tiny_grids_stay_finite(centre, stride, sigma):
-    values = [torch.tensor([v], requires_grad=True) for v in (centre, stride, sigma)]
-    weights = filters(*values, 5, 20)
-    (weights * torch.arange(20)).sum().backward()
-    assert torch.isfinite(weights).all() and torch.allclose(weights.sum(-1), torch.ones(1, 5))
+    """A filter outside the image reads the pixel at the edge, wherever it is: nothing to gain by moving it."""
+    values = [torch.tensor([v] * n).view(1, -1).requires_grad_() for v, n in ((centre, 2), (stride, 2), (sigma, 1))]
+    seen = extract(torch.rand(1, 2, 20, 20) + 1, Grid(values[0], values[1], values[2][0], torch.ones(1)), 5)
+    seen.square().sum().backward()
+    assert torch.isfinite(seen).all() and seen.min() >= 1 and seen.max() <= 2
     assert all(torch.isfinite(v.grad).all() for v in values)
+    if stride > 100:
+        assert values[1].grad.abs().max() < 1e-3
+    assert torch.allclose(filters(centre, stride, sigma, 5, 20).sum(-1), torch.ones(5))
 
 
-@pytest.mark.parametrize("sigma", [0.0, 0.1, 0.5, 3.0])
+@pytest.mark.parametrize("sigma", [0.1, 0.5, 3.0])
 def test_no_weight_is_so_faint_that_processors_slow_down(sigma):
-    weights = filters(torch.tensor([0.0, 0.013, 1.0]), torch.full((3,), 7.3), torch.full((3,), sigma), 12, 100)
-    assert weights.min() >= torch.finfo(torch.float32).tiny
-    assert torch.allclose(weights.sum(-1), torch.ones(3, 12))
+    places = means(torch.tensor([0.0, 0.013, 1.0]), torch.full((3,), 7.3), 12, 100)
+    weights = gaussians(places, torch.full((3,), sigma), 100)
+    assert weights.min() >= 1e3 * torch.finfo(torch.float32).tiny and weights.max() <= 1
 
 
 @pytest.mark.parametrize("middle", [4.5, 4.41, 4.59])
 def test_the_narrowest_filter_reads_one_pixel_or_the_two_beside_it(middle):
-    centre = torch.tensor([(middle + 0.5) * 2 / 10 - 1])
-    weights = filters(centre, torch.ones(1), torch.zeros(1), 1, 10)[0, 0]
+    weights = filters((middle + 0.5) * 2 / 10 - 1, 1.0, 0.0, 1, 10)[0]
     assert weights[4:6].sum() > 0.9999 and (weights[4] > 0.49) == (middle <= 4.5)
 
 
@@ -95,6 +105,11 @@ def test_gradients_numerically():
     where = grid(2)
     parts = [p.clone().requires_grad_() for p in (where.centre, where.stride, where.sigma, where.gain)]
     assert torch.autograd.gradcheck(lambda *values: extract(images, Grid(*values), 3), parts)
+
+
+def test_images_that_want_a_gradient_are_refused():
+    with pytest.raises(ValueError, match="no gradient with respect to its images"):
+        extract(torch.rand(3, 1, 6, 7, dtype=torch.float64).requires_grad_(), grid(), 3)
 
 
 def test_never_in_half_precision():
