@@ -143,15 +143,30 @@ class Task:
             self.error = error
             return None
 
-    def _job(self, composed: DictConfig, overrides: list[str], earlier: Path | None) -> Any:
-        """One job of a sweep; `earlier` is the run folder that an earlier attempt left unfinished."""
+    def _job(self, composed: DictConfig, overrides: list[str], earlier: list[Path]) -> Any:
+        """One job of a sweep; `earlier` are the run folders that earlier attempts left."""
         config = with_threads(self._config(composed), self.threads)
-        if earlier is not None and isinstance(config, schema.Config):
-            config = jobs.going_on(config, earlier)
-            if isinstance(config, dict):  # it had finished
-                return config
-            overrides = [f"resume={config.resume}"] if config.resume else overrides
-        return self._run(config, overrides)
+        if not earlier or not isinstance(config, schema.Config):
+            return self._run(config, overrides)
+        results, refused = [], []
+        left = jobs.going_on(config, earlier)
+        for rest in left:
+            if isinstance(rest, dict):  # it had finished
+                results.append(rest)
+                continue
+            try:
+                results.append(self._run(rest, [f"resume={rest.resume}"] if rest.resume else overrides))
+            except Refused as error:  # of several runs the others go on
+                if error.exit_code in jobs.STOPPED:
+                    raise
+                refused.append(error)
+        if refused:
+            raise refused[0]
+        if len(left) == 1:
+            return results[0]
+        from attn_cli.commands.train_together import together  # torch takes its time
+
+        return together(results)
 
     def _config(self, composed: DictConfig) -> Any:
         cls = self.command.config

@@ -8,8 +8,7 @@ or in its final evaluation, says so in its status.json; the others go on, and at
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -39,7 +38,7 @@ def run(config: schema.Config) -> dict[str, Any]:
     data = open_data(config.data).to(device)
     compile_step = should_compile(config, data)
     members, states, reports = [], [], []
-    for own in alone(config):
+    for own in config.alone():
         members.append(make_learner(own, data, compile_step))
         reports.append(starting_weights(members[-1].model, own, resumed=False))
         states.append(random_states())
@@ -68,20 +67,15 @@ def run(config: schema.Config) -> dict[str, Any]:
     if learner.failed:
         number, refused = next(iter(learner.failed.items()))
         raise Refused(f"{len(learner.failed)} of {len(members)} runs failed, {folders[number].path} first: {refused}")
-    first = next(iter(results.values()))
+    return together(list(results.values()))
+
+
+def together(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """One result for several runs: the mean."""
+    first = results[0]
     keys = [key for key in ("val_error", "test_error", "glimpses", "mean_glimpses", "seconds") if key in first]
-    means: dict[str, Any] = {key: fmean(result[key] for result in results.values()) for key in keys}
-    return {"run": " ".join(str(folder.path) for folder in folders), **means}
-
-
-def alone(config: schema.Config) -> list[schema.Config]:
-    """What each run would be trained with by itself; those of one learning rate follow one another."""
-    trainer = replace(config.trainer, parallel_seeds=1, parallel_lrs=())
-    return [
-        replace(config, seed=seed, optimizer=replace(config.optimizer, lr=rate), trainer=trainer)
-        for rate in config.trainer.parallel_lrs or [config.optimizer.lr]
-        for seed in range(config.seed, config.seed + config.trainer.parallel_seeds)
-    ]
+    means: dict[str, Any] = {key: fmean(result[key] for result in results) for key in keys}
+    return {"run": " ".join(str(result["run"]) for result in results), **means}
 
 
 def _differs(own: schema.Config, config: schema.Config) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar, cast
 
 from attn_cli.config import registry
@@ -122,6 +122,17 @@ class Config:
     init_from: tuple[str, ...] | None = None  # run folder whose best weights training starts from, or several
     experiment: str | None = None  # name of the experiment config used
     outputs: str = "outputs"  # folder of run folders
+
+    def alone(self) -> list[Config]:
+        """What each of the runs that are trained as one computation would be trained with by itself; those of one
+        learning rate follow one another.
+        """
+        trainer = replace(self.trainer, parallel_seeds=1, parallel_lrs=())
+        return [
+            replace(self, seed=seed, optimizer=replace(self.optimizer, lr=rate), trainer=trainer)
+            for rate in self.trainer.parallel_lrs or [self.optimizer.lr]
+            for seed in range(self.seed, self.seed + self.trainer.parallel_seeds)
+        ]
 
 
 @dataclass(frozen=True)

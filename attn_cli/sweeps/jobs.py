@@ -1,13 +1,15 @@
 """Jobs of a sweep: one status file each, whatever happens to the job; a job that was cut off goes on where it was.
 
-A sweep's folder holds job-000.json, job-001.json, …, each {"job", "overrides", "status", "message", "run", "result",
-"seconds", "started", "ended", "pid", "host", "traceback"} with a status of STATUSES. One that stays
-"running" belongs to a process that was itself killed. `run` is the run folder, from the moment that there is one.
+A sweep's folder holds job-000.json, job-001.json, …, each {"job", "overrides", "status", "message", "run", "runs",
+"result", "seconds", "started", "ended", "pid", "host", "traceback"} with a status of STATUSES. One that stays
+"running" belongs to a process that was itself killed. `run` is the run folder, from the moment that there is one;
+`runs` are all folders of the job: several if it trains several runs as one computation, or began anew.
 
 What happens to a job in a resumed sweep:
  finished                        nothing, it is done
  failed                          starts anew
- interrupted, left, killed       continues from its run folder's newest checkpoint; starts anew where there is none
+ interrupted, left, killed       continues from its run folder's newest checkpoint; starts anew where there is none. Of
+                                 several runs each is continued alone, one after the other
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ RESULTS = ("val_error", "test_error", "mean_glimpses", "seconds")
 KEPT = (*RESULTS, "threads", "glimpses")
 
 Job = dict[str, Any]
-RunJob = Callable[[Path | None], Any]  # given the run folder to continue, if any
+RunJob = Callable[[list[Path]], Any]  # given the run folders to continue, if any
 
 
 def path_of(folder: Path, number: int) -> Path:
@@ -49,13 +51,14 @@ def run_job(folder: Path, number: int, overrides: Sequence[str], run: RunJob) ->
     Returns the job's result, None if it failed.
     """
     path = path_of(folder, number)
-    earlier = unfinished_run(path)
+    earlier = unfinished_runs(path)
     record: Job = {
         "job": number,
         "overrides": list(overrides),
         "status": "running",
         "message": "",
-        "run": str(earlier or ""),
+        "run": str(earlier[-1]) if earlier else "",
+        "runs": [str(run) for run in earlier],
         "pid": os.getpid(),
         "host": platform.node(),
         "started": _now(),
@@ -65,6 +68,7 @@ def run_job(folder: Path, number: int, overrides: Sequence[str], run: RunJob) ->
 
     def note(run: runs.Run) -> None:
         record["run"] = str(run.path)
+        record["runs"].append(record["run"])
         write(folder, record)
 
     begin = time.monotonic()
@@ -107,37 +111,49 @@ def run_job(folder: Path, number: int, overrides: Sequence[str], run: RunJob) ->
     return result if isinstance(result, dict) else None
 
 
-def unfinished_run(path: Path) -> Path | None:
-    """The run folder that an earlier attempt at the job of this status file left unfinished."""
+def unfinished_runs(path: Path) -> list[Path]:
+    """The run folders that earlier attempts at the job of this status file left, finished or not, the latest last."""
     if not path.exists():
-        return None
+        return []
     job = read_job(path)
-    run = Path(job.get("run") or "")
-    return run if job["status"] != "failed" and (run / "config.yaml").is_file() else None
+    if job["status"] == "failed":
+        return []
+    return [run for run in map(Path, job.get("runs") or [job.get("run") or ""]) if (run / "config.yaml").is_file()]
 
 
-def going_on(config: schema.Config, earlier: Path) -> schema.Config | dict[str, Any]:
-    """What is left of a job whose run folder is `earlier`: the configuration that continues it, its result if only the
-    note of its end is missing, or `config` itself, to start anew, if nothing there can be continued.
+def going_on(config: schema.Config, earlier: Sequence[Path]) -> list[schema.Config | dict[str, Any]]:
+    """What is left of a job with the run folders `earlier`, for each of its runs: the configuration that continues it,
+    its result if it has finished, or its own configuration, to start anew, if nothing there can be continued. If that
+    is so of all of them, `config` itself.
     """
+    each = config.alone()
+    left = [_rest(own, earlier) for own in each]
+    return [config] if left == each else left
+
+
+def _rest(config: schema.Config, earlier: Sequence[Path]) -> schema.Config | dict[str, Any]:
     from attn_cli.learning.checkpoints import newest_valid  # torch takes its time
 
-    run = runs.open_run(earlier)
-    try:
-        recorded = run.config()
-        result = run.result() if run.status()["status"] == "finished" else None
-        # The threads that a sweep gives to its jobs may be others now; a run goes on with its own.
-        if recorded != replace(config, trainer=replace(config.trainer, threads=recorded.trainer.threads)):
-            print(f"{earlier} was begun with other settings than this job has now: the job starts anew.", flush=True)
-            return config
-        if result is None:
+    why = f"{earlier[-1]} was begun with other settings than this job has now. The job starts anew."
+    if len(earlier) > 1:
+        why = f"No run folder of this job has seed {config.seed} and optimizer.lr {config.optimizer.lr:g}: a new one."
+    for path in reversed(earlier):
+        run = runs.open_run(path)
+        try:
+            recorded = run.config()
+            # The threads that a sweep gives to its jobs may be others now; a run goes on with its own.
+            if recorded != replace(config, trainer=replace(config.trainer, threads=recorded.trainer.threads)):
+                continue
+            if run.status()["status"] == "finished" and (result := run.result()) is not None:
+                return result
             newest_valid(run.checkpoints)
             if run.status()["status"] == "running" and run.status()["host"] != platform.node():
                 run.set_status("interrupted", "its process on another machine is gone")
-    except Refused as refused:
-        print(f"{refused} The job starts anew.", flush=True)
-        return config
-    return result or replace(config, resume=str(earlier))
+            return replace(config, resume=str(path))
+        except Refused as refused:
+            why = f"{refused} The {'run' if len(earlier) > 1 else 'job'} starts anew."
+    print(why, flush=True)
+    return config
 
 
 def progress(folder: Path, number: int) -> str:

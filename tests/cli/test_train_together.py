@@ -89,7 +89,7 @@ def test_the_runs_are_those_of_the_seeds_alone(both, tmp_path):
 def test_runs_of_one_learning_rate_follow_one_another():
     """As `ParallelLearner` wants them."""
     trainer = schema.Trainer(parallel_seeds=2, parallel_lrs=(0.02, 0.001))
-    runs = train_together.alone(schema.Config(seed=3, trainer=trainer))
+    runs = schema.Config(seed=3, trainer=trainer).alone()
     assert [(own.optimizer.lr, own.seed) for own in runs] == [(0.02, 3), (0.02, 4), (0.001, 3), (0.001, 4)]
 
 

@@ -22,26 +22,29 @@ STUB = """
 import json, os, signal, sys
 from pathlib import Path
 from attn_cli import runs
+from attn_cli.errors import Refused
 
 
 def run(config):
-    folder = runs.open_run(config.resume) if config.resume else runs.create(config)
+    folders = [runs.open_run(config.resume)] if config.resume else [runs.create(own) for own in config.alone()]
     with open("ran.txt", "a") as file:
         file.write(" ".join([str(config.seed), *sys.argv[2:]]) + "\\n")
     with open(f"threads-{config.seed}.txt", "w") as file:
         file.write(f"{config.trainer.threads} {os.environ.get('OMP_NUM_THREADS')}")
     match json.loads(Path("fates.json").read_text()).get(str(config.seed)):
         case "fail": raise ValueError("boom")
+        case "refuse": raise Refused("no.")
         case "leave": sys.exit(0)
         case "stop": raise KeyboardInterrupt
         case "kill": os.kill(os.getpid(), signal.SIGKILL)
         case "timeout": raise type("UncompletedJobError", (RuntimeError,), {})("timed out")
         case "nan": return {"val_error": float("nan")}
     error = abs(config.optimizer.lr - 0.01) * 1000 + config.glimpses.count + config.seed
-    result = {"run": str(folder.path), "val_error": error, "test_error": 100 - error, "seconds": 2.0}
-    folder.set_status("finished")
-    folder.write_result(result)
-    return result
+    result = {"val_error": error, "test_error": 100 - error, "seconds": 2.0}
+    for folder in folders:
+        folder.set_status("finished")
+        folder.write_result({"run": str(folder.path), **result})
+    return {"run": " ".join(str(folder.path) for folder in folders), **result}
 """
 START = """
 import sys

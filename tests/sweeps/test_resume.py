@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 
@@ -63,6 +65,41 @@ def test_a_job_that_was_cut_off_goes_on_in_its_run_folder(work, checkpoint, fate
     assert work(f"resume_sweep={work.sweep()}") == 0
     assert work.ran() == [f"2 resume={job['run']}"]  # no other words: they would be refused, and Lightning repeats them
     assert work.jobs()[1]["run"] == job["run"]
+
+
+def test_runs_that_were_trained_together_go_on_alone(work, checkpoint, capsys) -> None:
+    """One had finished, one has a checkpoint, the folder of the third is gone."""
+    work.fates(s5="leave")
+    assert work("seed=5", "trainer.parallel_seeds=3", "glimpses=2") == 1
+    job = work.jobs()[0]
+    first, second, third = map(runs.open_run, job["runs"])
+    assert [run.config().seed for run in (first, second, third)] == [5, 6, 7]
+    first.set_status("finished")
+    first.write_result({"run": str(first.path), "val_error": 1.0, "test_error": 4.0, "seconds": 1.0})
+    edit(second.path / "status.json", status="running", pid=2**22 + 1, host="elsewhere")
+    shutil.rmtree(third.path)
+    work.ran()
+    work.fates()
+    assert work(f"resume_sweep={work.sweep()}") == 0
+    ran = work.ran()
+    assert ran[0] == f"6 resume={second.path}" and ran[1].startswith("7 ") and len(ran) == 2
+    assert "No run folder of this job has seed 7 and optimizer.lr" in capsys.readouterr().out
+    job = work.jobs()[0]
+    assert job["status"] == "finished" and job["runs"][:2] == [str(first.path), str(second.path)]
+    assert job["run"] == " ".join([*job["runs"][:2], job["runs"][-1]]) and str(third.path) != job["runs"][-1]
+    results = [runs.open_run(run).result() for run in job["run"].split()]
+    assert job["result"]["val_error"] == fmean(result["val_error"] for result in results) != results[1]["val_error"]
+
+
+def test_of_runs_that_go_on_alone_one_may_fail(work, checkpoint) -> None:
+    work.fates(s5="leave")
+    assert work("seed=5", "trainer.parallel_seeds=3", "glimpses=2") == 1
+    work.ran()
+    work.fates(s6="refuse")
+    assert work(f"resume_sweep={work.sweep()}") == 1
+    assert [line[0] for line in work.ran()] == ["5", "6", "7"]
+    assert (work.jobs()[0]["status"], work.jobs()[0]["message"]) == ("failed", "no.")
+    assert [runs.open_run(run).status()["status"] for run in work.jobs()[0]["runs"]].count("finished") == 2
 
 
 def test_a_job_that_failed_starts_anew(work, checkpoint) -> None:
