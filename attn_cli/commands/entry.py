@@ -148,8 +148,9 @@ class Task:
         config = with_threads(self._config(composed), self.threads)
         if not earlier or not isinstance(config, schema.Config):
             return self._run(config, overrides)
-        results, refused = [], []
         left = jobs.going_on(config, earlier)
+        results: list[Any] = []
+        refused: list[Refused] = []
         for rest in left:
             if isinstance(rest, dict):  # it had finished
                 results.append(rest)
@@ -157,11 +158,11 @@ class Task:
             try:
                 results.append(self._run(rest, [f"resume={rest.resume}"] if rest.resume else overrides))
             except Refused as error:  # of several runs the others go on
-                if error.exit_code in jobs.STOPPED:
+                if error.exit_code in jobs.STOPPED or len(left) == 1:
                     raise
                 refused.append(error)
         if refused:
-            raise refused[0]
+            raise Refused(f"{len(refused)} of {len(left)} runs failed; the first: {refused[0]}")
         if len(left) == 1:
             return results[0]
         from attn_cli.commands.train_together import together  # torch takes its time

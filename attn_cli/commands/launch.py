@@ -28,7 +28,7 @@ from typing import Any
 from attn_cli.config import schema
 from attn_cli.errors import Refused, Terminated
 from attn_cli.places import LAUNCH, check_devices, place
-from attn_cli.runs import Run, open_run
+from attn_cli.runs import Run, on_create, open_run
 
 GRACE = 10.0  # seconds for the others to end by themselves, and again after SIGTERM
 LOOK_EVERY = 0.1  # seconds
@@ -91,6 +91,7 @@ class Workers:
         self.processes: list[subprocess.Popen[bytes]] = []
         self.stopped: int | None = None  # the signal that was handed on, if any was
         self.ended: set[int] = set()  # ranks that had to be ended from here
+        self.announced = False  # whether a sweep that waits here knows the run folder
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Workers:
@@ -135,15 +136,25 @@ class Workers:
     def watch(self) -> None:
         """Wait for the end of all; once one has failed, for the others in a bounded time."""
         while not any(self.codes()):
+            self._announce()
             if None not in self.codes():
                 return
             time.sleep(LOOK_EVERY)
+        self._announce()
         for number in (None, signal.SIGTERM, signal.SIGKILL):
             if number is not None:
                 self.ended.update(self._send(number))
             deadline = time.monotonic() + GRACE
             while None in self.codes() and time.monotonic() < deadline:
                 time.sleep(LOOK_EVERY)
+
+    def _announce(self) -> None:
+        path = self.folder / "run"
+        if self.announced or not path.exists() or not (Path(path.read_text()) / "config.yaml").is_file():
+            return
+        self.announced = True
+        for listener in on_create:
+            listener(open_run(path.read_text()))
 
     def cause(self) -> BaseException:
         """Why the run ended: the signal that killed a process, else the first sentence that is not about another

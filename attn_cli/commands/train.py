@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,13 @@ from attn_cli.data.batches import open_data
 from attn_cli.data.splits import Data
 from attn_cli.devices import choose_device, prepare_cpu
 from attn_cli.errors import Refused
+from attn_cli.learning.batch_norm import check_batch
 from attn_cli.learning.checkpoints import newest_valid
 from attn_cli.learning.guards import Checkpoints, SignalGuard, explain_oom
 from attn_cli.learning.learner import Learner
 from attn_cli.learning.reporting import MetricsFile, ProgressReport, check_logger, make_logger
 from attn_cli.learning.restore import starting_weights
-from attn_cli.learning.training import fit, make_learner
+from attn_cli.learning.training import fit, make_learner, training_images
 from attn_cli.pictures import tables
 from attn_cli.pictures.curves import learning_curves
 from attn_cli.runs import Run, create
@@ -58,7 +60,10 @@ def _run(config: schema.Config, before: Run | None, threads: int | None) -> dict
             f"set trainer.batch_size={max(batch - batch % processes.size(), processes.size())}."
         )
     learner = make_learner(config, data)
+    check_batch(learner.model, config.model.name, batch)
     report = starting_weights(learner.model, config, resumed=resume is not None)
+    if resume is None:
+        learner.model.prepare(partial(training_images, data, config))
     processes.wait()  # all of them have accepted what they were given
     folder = processes.from_first(before or (create(config) if first else None))
     assert folder is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import typing
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -102,6 +103,9 @@ def _unknown_key(key: str, config: type, folder: Path) -> Refused:
         return Refused(f"{key} is not a group; write {section}={key.partition('/')[2]}/NAME.")
     if key in known:
         return Refused(f"{key} is not a key of the {key.partition('.')[0]} chosen here.")
+    models = typing.get_args(typing.get_type_hints(schema.Config)["model"])
+    if owners := [model().name for model in models if key in schema.keys(model, "model")]:
+        return Refused(f"{key} is not a key of the model chosen here: it is for model={' or '.join(owners)}.")
     return Refused(f"{key} is not a known key.{nearest_key(key, known)}")
 
 

@@ -130,6 +130,7 @@ class SoftRam:
     repulsion: float = bounded(0.1, 0, 1000)  # a of eq. 5, with relative centres
     repulsion_width: float = bounded(0.1, 0, 1000, above=True)  # b of eq. 5
     repulsion_step: int = bounded(3, 1, 64)  # the step that it acts on
+    mean_image: bool = False  # subtracted, and the rest divided by 128 (section IV.B); else pixels are divided by 255
     noise: float = bounded(0.1, 0, 1)  # α, largest noise in centre and stride; 0: none
     dropout: float = bounded(0.0, 0, 0.9)  # of what the glimpse network gives
     recurrent_dropout: float = bounded(0.0, 0, 0.9)  # in the GRU layers

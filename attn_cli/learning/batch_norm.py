@@ -15,6 +15,16 @@ from torch.distributed.nn.functional import all_reduce
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from attn_cli import processes
+from attn_cli.errors import Refused
+
+
+def check_batch(model: nn.Module, name: str, images: int) -> None:
+    """Refuse to normalise over a batch of one image: there is nothing to take a variance of."""
+    if images < 2 and any(isinstance(part, _BatchNorm) for part in model.modules()):
+        raise Refused(
+            f"model={name} has batch normalisation, which needs at least 2 images a batch, and there would be "
+            f"{images}: use a larger trainer.batch_size or more training images."
+        )
 
 
 class WholeBatchNorm(_BatchNorm):

@@ -199,10 +199,12 @@ class ParallelLearner(Learner):
         """Two images through the stack; raises Refused if the model cannot be stacked."""
         sentence = (
             f"model={self.config.model.name} as it is set here cannot be trained with trainer.parallel_seeds or "
-            "trainer.parallel_lrs: dropout, batch normalisation, changes between epochs and sequences that stop early "
-            "need one run after the other; use -m with a list after seed= or optimizer.lr=."
+            "trainer.parallel_lrs: dropout, batch normalisation, a mean image, changes between epochs and sequences "
+            "that stop early need one run after the other; use -m with a list after seed= or optimizer.lr=."
         )
-        if any(member.changes_between_epochs for member in self.members):
+        model = self.members[0].model
+        kept = model.state_dict().keys() - dict(model.named_parameters()).keys()  # beside the weights, for each its own
+        if kept or any(member.changes_between_epochs for member in self.members):
             raise Refused(sentence)
         images, labels, _, _ = next(iter(self.batches()))
         images, labels = images[:, :2], labels[:, :2]

@@ -72,6 +72,8 @@ def check_sampling(restored: Restored, asked: str) -> None:
     """Refuse to average over the paths of a model that has nothing to sample, or no answers to average."""
     if restored.model.game is not None:
         raise Refused(f"{asked} averages answers; model={restored.config.model.name} plays a game and has none.")
+    if not restored.model.stochastic and getattr(restored.config.model, "noise", None) == 0:
+        raise Refused(f"{asked} needs noise, and this run of model=soft_ram was trained with model.noise=0.")
     if not restored.model.stochastic:
         raise Refused(
             f"{asked} needs a model that samples where it looks; model={restored.config.model.name} does not."

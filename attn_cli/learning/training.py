@@ -60,6 +60,13 @@ def make_learner(config: schema.Config, data: Data, compile_step: bool | None = 
     return learner(model, config, data, should_compile(config, data) if compile_step is None else compile_step)
 
 
+def training_images(data: Data, config: schema.Config) -> Iterator[torch.Tensor]:
+    """The images of the first epoch, a batch at a time."""
+    batch = min(config.trainer.batch_size, data.info.train)
+    for step in range(data.steps_per_epoch(batch)):
+        yield data.train_batch(config.seed, 0, step, batch)[0]
+
+
 def seed_everything(seed: int) -> None:
     """Seed all global random generators: checkpoints hold their states, so those must depend on nothing but the run."""
     random.seed(seed)

@@ -5,6 +5,7 @@ Legend as in trace.py; R = M·B rows, row m·B + b is path m of image b; D hidde
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -58,6 +59,9 @@ class GlimpseModel(nn.Module):
         """One answer, or with a `length` up to that many and then "no more"; returns the classes of an answer."""
         self.targets, self.sequence = length + 1, length > 0
         return classes + self.sequence
+
+    def prepare(self, images: Callable[[], Iterable[Tensor]]) -> None:
+        """Called before training begins, with what gives the training images of an epoch in batches, uint8."""
 
     def start(self, images_BCHW: Tensor, samples: int) -> Any:
         """A state that has seen nothing, for M paths through each uint8 image."""

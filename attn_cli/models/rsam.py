@@ -138,11 +138,13 @@ class RSAM(GlimpseModel):
 
     def start(self, images_BCHW: Tensor, samples: int) -> State:
         """A state that has seen the down-sampled image; images are uint8."""
-        weight = self.classifier.weight
+        weight, (height, width) = self.classifier.weight, images_BCHW.shape[-2:]
+        if (height, width) != self.size:
+            sides = "×".join(map(str, self.size))
+            raise Refused(f"model={self.config.name} was made for images of {sides}, not of {height}×{width}.")
         pixels = images_BCHW.to(weight.dtype) * (1 / 127.5) - 1
         features = self.down_sample(pixels).repeat(samples, 1)
         zeros = features.new_zeros(features.shape[0], self.config.hidden)
-        height, width = images_BCHW.shape[-2:]
         rows = pixels.repeat(samples, 1, 1, 1)
         return State(Canvas(images_BCHW, height, width), rows, features, zeros, zeros, zeros, zeros)
 

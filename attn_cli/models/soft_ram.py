@@ -14,13 +14,16 @@ Choices that the paper leaves open, and departures:
     middle of the image. Both are cut off at the edge of the image, after noise, too.
  2. Stride, variance and gain are exponentials (DRAW, eqs. 21 to 23); at 0 the grid covers the whole image. The filters
     start half a stride wide: narrower ones would miss most of a large image, and its gradients. With a limit the
-    stride is that limit times a sigmoid, so that its gradient never ends.
+    stride is that limit times a sigmoid, so that its gradient never ends, and is cut off at the limit after noise; what
+    is taken over from a reader without a limit (`init_from`) has narrower regions with one.
  3. The context network is that of DRAM: a coarse image, three convolutions, a hidden layer.
  4. The repulsion is that of one step alone, the third of the image; its mean over the batch is added to the loss.
  5. Noise is drawn in training and for sampled paths, not for the mean path.
  6. Dropout in the recurrence falls on the candidate of a GRU, never on its memory (Semeniuta et al. 2016,
     arXiv 1603.05118).
- 7. Pixels are divided by 255.
+ 7. Pixels are divided by 255. With `mean_image`, as for house numbers in section IV.B, the mean image of the first
+    epoch of training is subtracted, and what is left is divided by 128, for the context network, too. The mean of each
+    channel of the birds (section IV.C) is not subtracted.
  8. A fourth and a fifth convolution are 3×3 and keep the size of the map, of which little is left by then.
  9. The simple glimpse network of pretraining is one fully-connected layer; what comes after it is kept when it is
     switched for the real one, whose last layer takes its place.
@@ -31,7 +34,8 @@ Choices that the paper leaves open, and departures:
 12. Of a video, glimpse n sees frame n alone, and the context is that of the first frame.
 13. A region on a map is the region of the image with the same share of its sides, whatever the margins of the
     convolutions.
-14. It is never trained under autocast: there its loss ran away after a thousand steps or more, as the answers for some
+14. The reset gate of a GRU multiplies what comes of the memory, as torch has it, not the memory itself.
+15. It is never trained under autocast: there its loss ran away after a thousand steps or more, as the answers for some
     images grew ever surer and wrong, at half the rate and without clipping, too (RESULTS.md).
 
 Legend: B images, M samples (paths) per image, R = M·B rows, N glimpses per target, S targets, K classes, D hidden,
@@ -42,6 +46,7 @@ map.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 import torch
@@ -49,6 +54,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attn_cli.config.schema import Glimpses, Scales, SoftRam
+from attn_cli.errors import Refused
 from attn_cli.glimpses.gaussian import Grid, boxes, extract
 from attn_cli.glimpses.retina import Canvas
 from attn_cli.models.convnets import Trunk
@@ -77,7 +83,7 @@ class State:
 
 
 class GRU(nn.Module):
-    """One step of a layer (Cho et al. 2014, arXiv 1409.1259)."""
+    """One step of a layer (Cho et al. 2014, arXiv 1409.1259, with torch's place for the reset gate)."""
 
     def __init__(self, inputs: int, hidden: int, dropout: float):
         super().__init__()
@@ -107,6 +113,7 @@ class SoftRAM(GlimpseModel):
     halves = False
     noises = 4  # numbers a step: centre and stride, x and y
     attention: tuple[str, ...] = ("context_network", "context_gates", "upper", "extraction")
+    mean_image: Tensor  # (C, H, W) of 0 to 255, with `mean_image`
     pretraining: Tensor  # bool (), with `pretrain_glimpse`: whether the simple glimpse network is in use
 
     def __init__(
@@ -135,6 +142,8 @@ class SoftRAM(GlimpseModel):
         seen_channels = self.shape[0]
         pixels, self.look_adds = seen_channels * glimpses.size**2, 0
         self.convolutions: nn.Module = nn.Identity()
+        if config.mean_image:
+            self.register_buffer("mean_image", torch.zeros(channels, height, width))
         self.simple_layer: nn.Linear | None = None
         if config.pretrain_glimpse:
             self.simple_layer = rectified(nn.Linear(pixels, features))
@@ -158,6 +167,7 @@ class SoftRAM(GlimpseModel):
             self.extraction.weight.mul_(0.1)  # the first grids are alike
             self.extraction.bias.zero_()
             stride = max(self.shape[1:]) / self.size  # nearly that of a grid over the whole image
+            stride *= 1.0 if config.limit is None else config.limit / 2
             self.extraction.bias[4] = 2 * math.log(max(1.0, stride / 2))
         self.every_step = config.answers == "every"
         self.classification_network = Head(features if config.answer_from == "glimpse" else D, features, classes)
@@ -172,12 +182,27 @@ class SoftRAM(GlimpseModel):
         self.classification_network.output.reset_parameters()
         return list(self.classification_network.output.parameters())
 
+    def prepare(self, images: Callable[[], Iterable[Tensor]]) -> None:
+        """Of batches (B, C, H, W), or of videos (B, T, C, H, W)."""
+        if self.config.mean_image:
+            sums, counts = zip(*((x.sum(0, dtype=torch.float64), len(x)) for x in map(frames, images())), strict=True)
+            self.mean_image.copy_(sum(sums) / sum(counts))
+
+    def centred(self, images_BCHW: Tensor) -> Tensor:
+        """The images, or with `mean_image` 255/128 of their difference from it; raises Refused for another size."""
+        if not self.config.mean_image:
+            return images_BCHW
+        if images_BCHW.shape[1:] != self.mean_image.shape:
+            own, other = ("×".join(map(str, x.shape[-2:])) for x in (self.mean_image, images_BCHW))
+            raise Refused(f"The mean image of this model is of {own}, the images are of {other}.")
+        return (images_BCHW - self.mean_image) * (255 / 128)
+
     def start(self, images_BCHW: Tensor, samples: int) -> State:
         """A state that has seen the coarse image or nothing, for M paths through each image; images are uint8."""
         weight, D = self.extraction.weight, self.config.hidden
         zeros = weight.new_zeros(samples * images_BCHW.shape[0], D)
         if self.context_network is not None and self.context_gates is not None:
-            context = self.context_gates(self.context_network(images_BCHW)).repeat(samples, 1)
+            context = self.context_gates(self.context_network(self.centred(images_BCHW))).repeat(samples, 1)
         else:
             context = zeros.new_zeros(1, 3 * D).expand(zeros.shape[0], 3 * D)
         return State(*self.canvases(images_BCHW), context, zeros, zeros, zeros)
@@ -185,7 +210,7 @@ class SoftRAM(GlimpseModel):
     def canvases(self, images_BCHW: Tensor) -> tuple[Canvas, Canvas]:
         """What the grid lies on, and the images themselves."""
         dtype = self.extraction.weight.dtype
-        pixels = images_BCHW.to(dtype) * (1 / 255)
+        pixels = self.centred(images_BCHW).to(dtype) * (1 / 255)
         if self.trunk is not None:
             pixels = self.trunk(pixels).to(dtype)
         return Canvas(pixels, *pixels.shape[-2:]), Canvas(images_BCHW, *images_BCHW.shape[-2:])
@@ -233,6 +258,7 @@ class SoftRAM(GlimpseModel):
         if config.noise and not greedy:
             uniform = config.noise * torch.erf(noise_R4 * math.sqrt(0.5))  # in [-α, α]
             centre, stride = centre + uniform[:, :2], stride * (1 + uniform[:, 2:])
+            stride = stride if config.limit is None else stride.clamp(max=config.limit)
         return Grid(centre.clamp(-1, 1), stride * whole, torch.exp(0.5 * raw[:, 4]), torch.exp(raw[:, 5])), shift
 
     def boxes(self, state: State, height: int, width: int) -> Tensor:
@@ -241,9 +267,9 @@ class SoftRAM(GlimpseModel):
         return on_canvas * on_canvas.new_tensor(enlargement(state) * 2)
 
     def patches(self, state: State) -> Tensor:
-        """What the grid saw; of a map that is no picture, but the same region of the image."""
+        """What the grid saw; of a map or a difference, which are no pictures, but the same region of the image."""
         assert state.grid is not None and state.seen is not None and state.sigma is not None
-        if self.trunk is None:
+        if self.trunk is None and not self.config.mean_image:
             return state.seen[:, None]
         grid = state.grid
         stride = grid.stride * grid.stride.new_tensor(enlargement(state))
@@ -282,6 +308,11 @@ class SoftRAM(GlimpseModel):
             maps = max(1, self.frames)
             found.insert(0, Part("trunk", self.trunk.adds, maps, spared=2 * maps * self.trunk.adds, shared=True))
         return found
+
+
+def frames(images: Tensor) -> Tensor:
+    """Images, or the frames of videos, one after the other (…, C, H, W)."""
+    return images.flatten(0, -4)
 
 
 def enlargement(state: State) -> tuple[float, float]:

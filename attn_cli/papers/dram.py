@@ -70,7 +70,7 @@ TABLES = (
                     "dram/table1_no_context",
                     ("model.samples=2", "trainer.epochs=24"),
                     start="near-pairs",
-                    cpu=25 * MINUTE,
+                    cpu=40 * MINUTE,
                 ),
                 7,
             ),

@@ -10,6 +10,8 @@
    with a lower rate for what chooses where to look, and Soft RAM with half the noise; RESULTS.md tells why.
 6. Warped training digits (`data.warp`) are ours, and so are the sizes of the image that the context network sees, 24×24
    and 40×40 pixels: the paper tells none.
+7. The rate follows one cycle with a peak of 1e-3; the paper has Adam at 1e-4 (`optimizer=adam optimizer.lr=1e-4`), as
+   the birds' attention has it here.
 """
 
 from __future__ import annotations

@@ -113,7 +113,7 @@ TABLES = (
             _cell(
                 "convnet",
                 "ConvNet, re-trained",
-                Train("dram/sequence_convnet", ("data=mnist_sequence_110",), cpu=64 * MINUTE),
+                Train("dram/sequence_convnet", ("data=mnist_sequence_110",), cpu=103 * MINUTE),
                 5.60,
             ),
         ),
@@ -210,8 +210,8 @@ TABLES = (
         "soft_ram/3-mnist",
         "Table III in shape: genuine digits laid out like house numbers, 54×54",
         _soft(
-            Train("soft_ram/sequence_forward", cpu=30 * MINUTE),
-            Train("soft_ram/sequence_backward", start="forward", cpu=15 * MINUTE),
+            Train("soft_ram/sequence_forward", cpu=56 * MINUTE),
+            Train("soft_ram/sequence_backward", start="forward", cpu=24 * MINUTE),
             (4.5, 4.3, None, 3.9, 3.65),
         ),
         versions=(SOFT_SVHN,),

@@ -7,9 +7,9 @@ A sweep's folder holds job-000.json, job-001.json, …, each {"job", "overrides"
 
 What happens to a job in a resumed sweep:
  finished                        nothing, it is done
- failed                          starts anew
+ failed                          starts anew; of several runs those that had not finished
  interrupted, left, killed       continues from its run folder's newest checkpoint; starts anew where there is none. Of
-                                 several runs each is continued alone, one after the other
+                                 several runs that were trained together each is continued alone
 """
 
 from __future__ import annotations
@@ -68,7 +68,8 @@ def run_job(folder: Path, number: int, overrides: Sequence[str], run: RunJob) ->
 
     def note(run: runs.Run) -> None:
         record["run"] = str(run.path)
-        record["runs"].append(record["run"])
+        if record["run"] not in record["runs"]:
+            record["runs"].append(record["run"])
         write(folder, record)
 
     begin = time.monotonic()
@@ -81,6 +82,7 @@ def run_job(folder: Path, number: int, overrides: Sequence[str], run: RunJob) ->
         if isinstance(result, Mapping):
             record.update(
                 run=str(result.get("run", record["run"])),
+                runs=result.get("runs") or record["runs"],
                 result={key: result[key] for key in KEPT if key in result},
             )
     except KeyboardInterrupt as error:
@@ -112,13 +114,25 @@ def run_job(folder: Path, number: int, overrides: Sequence[str], run: RunJob) ->
 
 
 def unfinished_runs(path: Path) -> list[Path]:
-    """The run folders that earlier attempts at the job of this status file left, finished or not, the latest last."""
+    """The run folders that earlier attempts at the job of this status file left, the latest last: those that go on and
+    those that have finished, of a job that failed the latter alone.
+    """
     if not path.exists():
         return []
     job = read_job(path)
-    if job["status"] == "failed":
-        return []
-    return [run for run in map(Path, job.get("runs") or [job.get("run") or ""]) if (run / "config.yaml").is_file()]
+    found = [run for run in folders(job) if (run / "config.yaml").is_file()]
+    return [run for run in found if _finished(run)] if job["status"] == "failed" else found
+
+
+def folders(job: Job) -> list[Path]:
+    return [Path(run) for run in job.get("runs") or [job.get("run")] if run]
+
+
+def _finished(path: Path) -> bool:
+    try:
+        return runs.open_run(path).status()["status"] == "finished"
+    except Refused:  # a damaged one
+        return False
 
 
 def going_on(config: schema.Config, earlier: Sequence[Path]) -> list[schema.Config | dict[str, Any]]:

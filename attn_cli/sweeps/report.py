@@ -24,7 +24,7 @@ from typing import Any
 from attn_cli import runs
 from attn_cli.errors import Refused, Terminated
 from attn_cli.sweeps import plan
-from attn_cli.sweeps.jobs import RESULTS, Job, name_killed, read_jobs
+from attn_cli.sweeps.jobs import RESULTS, Job, folders, name_killed, read_jobs
 
 
 def finish(folder: Path, ended: BaseException | None = None) -> int:
@@ -45,8 +45,10 @@ def finish(folder: Path, ended: BaseException | None = None) -> int:
     tables.show(tables.sweep_table(rows))
     write_results(folder / "results.csv", jobs)
     names = [" ".join(f"{key}={value}" for key, value in row["overrides"].items()) for row in rows]
-    metrics = {name: Path(job["run"]) / "metrics.csv" for name, job in zip(names, jobs, strict=True) if job.get("run")}
-    metrics = {label: path for label, path in metrics.items() if path.is_file()}
+    metrics: dict[str, Path] = {}
+    for name, job in zip(names, jobs, strict=True):
+        found = [path for run in folders(job) if (path := run / "metrics.csv").is_file()]
+        metrics |= {f"{name} {path.parent.name}" if len(found) > 1 else name: path for path in found}
     if metrics:
         curves.comparison(metrics, folder / "curves.png")
     if sweep_axes.keys(rows):

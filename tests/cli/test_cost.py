@@ -12,6 +12,8 @@ from attn_cli import cli, runs
 from attn_cli.commands import cost, cost_curve
 from attn_cli.config import registry, schema
 from attn_cli.errors import Refused
+from attn_cli.papers import records
+from attn_cli.papers.index import TABLES
 
 READER = {"model": schema.Dram(), "data": schema.Svhn(), "glimpses": schema.Glimpses(3, 12)}
 SMALL = schema.ConvNet(filters=(4,), kernels=(5,), strides=(2,), pools=(2,), pool_padding=0, hidden=(16,), dropout=0.0)
@@ -45,6 +47,21 @@ def test_table_5(capsys):
         assert cells["parameters", side, "F-B DRAM MC avg."]["ours"] == 2 * cells["parameters", side, "DRAM"]["ours"]
     shown = capsys.readouterr().out
     assert shown.count("not reproducible") == 4 and shown.count("M = 4") == 4 and shown.count("agrees") == 2
+
+
+def test_the_records_of_table_5_are_what_the_command_says():
+    """To the decimals that are recorded."""
+    cells = cost.run(schema.Cost(table="dram/5", samples=10))["cells"]
+    ours = {(c["quantity"].partition(",")[0], c["column"], c["size"]): c["ours"] for c in cells}
+    columns = {"convnet": "10 layer CNN", "single": "DRAM", "both-average": "F-B DRAM MC avg."}
+    checked = 0
+    for table, quantity in (("dram/5", "multiply-adds"), ("dram/5-parameters", "parameters")):
+        for cell, (record,) in records.load(TABLES[table]).items():
+            name, _, side = cell.rpartition("-")
+            decimals = len(str(record.value).partition(".")[2])
+            assert round(ours[quantity, columns[name], int(side)], decimals) == record.value, cell
+            checked += 1
+    assert checked == 10
 
 
 def test_a_reader_of_house_numbers(capsys):

@@ -15,6 +15,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from attn_cli import runs
+from attn_cli.commands import launch
+from attn_cli.config import schema
 from attn_cli.learning.checkpoints import load
 from attn_cli.places import usable_cores
 from attn_cli.runs import Run
@@ -126,6 +129,25 @@ def test_a_killed_command_stops_its_processes(images):
     while not gone(pids.values()) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert gone(pids.values()) and Run(folder).status()["status"] == "terminated"
+
+
+def test_a_sweep_that_waits_learns_of_the_run_folder(tmp_path, monkeypatch):
+    """It lies in another process, whose end may be that of the job."""
+    run = runs.create(schema.Config(outputs=str(tmp_path / "outputs")))
+    found: list[Path] = []
+    runs.on_create.append(lambda run: found.append(run.path))
+    code = "import pathlib, time; pathlib.Path('run').write_text({!r}); time.sleep(0.5)"
+    monkeypatch.setattr(
+        launch.Workers,
+        "_start",
+        lambda self, rank: subprocess.Popen([sys.executable, "-c", code.format(str(run.path))], cwd=self.folder),
+    )
+    try:
+        with launch.Workers(tmp_path, 1) as workers:
+            workers.watch()
+    finally:
+        runs.on_create.pop()
+    assert found == [run.path] and workers.codes() == [0]
 
 
 def test_a_refusal_is_one_sentence_and_leaves_nothing(images):

@@ -319,6 +319,9 @@ def test_cells_of_soft_ram(name: str) -> None:
     assert (config.experiment, config.model.name, config.data.name) == (name, model, data)
     assert (config.glimpses.count, config.glimpses.size, config.scales.count) == (*glimpses, 1)
     assert {key: getattr(config.model, key) for key in options} == options
+    house_numbers = data.startswith("svhn") and model == "soft_ram"
+    assert getattr(config.model, "mean_image", False) == house_numbers  # section IV.B
+    assert (config.optimizer.name, config.optimizer.lr) == ("adam_onecycle", 2e-5 if name == "soft_ram/track" else 1e-3)
     header = (CONF / "experiment" / f"{name}.yaml").read_text(encoding="utf-8").partition("defaults:")[0]
     for part in ("# paper: ", "# table: ", "# time: "):
         assert part in header
@@ -355,6 +358,7 @@ def test_steps_of_the_birds(name: str) -> None:
     assert {key: getattr(config.model, key) for key in options} == options
     if model == "soft_ram":
         assert config.model.trunk == composed("model=convnet_5").model
+        assert (config.optimizer.name, config.optimizer.lr) == ("adam", 1e-4)
     header = (CONF / "experiment" / f"{name}.yaml").read_text(encoding="utf-8").partition("defaults:")[0]
     for part in ("# paper: ", "# table: Table IV, ", "# time: "):
         assert part in header

@@ -37,6 +37,11 @@ MODELS = (
         (["+model.sigmaa=1"], "model.sigmaa is not a known key. Did you mean 'model.sigma'?"),
         (["++model._target_=os.system"], "model._target_ is not a known key. "),
         (["data=folder", "data.pieces=4"], "data.pieces is not a key of the data chosen here."),
+        (["model.noise=0.1"], "model.noise is not a key of the model chosen here: it is for model=soft_ram."),
+        (
+            ["model=dram", "model.repulsion=1"],
+            "model.repulsion is not a key of the model chosen here: it is for model=",
+        ),
         (["data=folder"], "data.path must be given: write data.path=VALUE."),
         (["+seed=1"], "seed is a key already; write it without the plus sign."),
         (["~nothing"], "nothing is not a known key. "),

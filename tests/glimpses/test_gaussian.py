@@ -101,8 +101,9 @@ def test_the_narrowest_filter_reads_one_pixel_or_the_two_beside_it(middle):
 
 
 def test_gradients_numerically():
-    images = torch.rand(2, 1, 6, 7, dtype=torch.float64)
-    where = grid(2)
+    """Of two paths through images of three channels, higher than wide."""
+    images = torch.rand(2, 3, 7, 5, dtype=torch.float64)
+    where = grid(4)
     parts = [p.clone().requires_grad_() for p in (where.centre, where.stride, where.sigma, where.gain)]
     assert torch.autograd.gradcheck(lambda *values: extract(images, Grid(*values), 3), parts)
 

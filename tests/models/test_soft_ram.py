@@ -115,6 +115,45 @@ def test_no_grid_leaves_the_image_or_its_limit():
     assert torch.allclose(trace.shifts[0, :, 0], torch.tensor([0.7, -0.9]).expand(4, 2), atol=0.2)
 
 
+def test_nor_does_noise_widen_it_beyond_the_limit():
+    model = make(glimpses=6, limit=0.25, noise=0.5)
+    with torch.no_grad():
+        model.extraction.bias[2:4] = 9.0
+    _, trace = run(model, record=True, greedy=False)
+    size = trace.boxes[..., 2:] - trace.boxes[..., :2]
+    spans = torch.tensor([0.25 * 29, 0.25 * 39]) * 12 / 11
+    assert (size <= spans + 1e-4).all() and torch.isclose(size, spans).any() and (size < 0.9 * spans).any()
+
+
+@pytest.mark.parametrize("limit", [None, 0.5, 1.0])
+def test_the_first_filters_are_about_half_a_stride_wide(limit):
+    model = make(limit=limit, noise=0.0, height=200, width=200)
+    model.extraction.weight.data.zero_()
+    state = model.step(model.start(torch.zeros(2, 1, 200, 200, dtype=torch.uint8), 1), torch.zeros(2, 4))
+    assert torch.allclose(state.grid.sigma[:, None] / state.grid.stride, torch.tensor(0.5), atol=0.07)
+
+
+def test_the_mean_image_is_subtracted():
+    """From what the grid sees and from what the context network sees; 128 is one then."""
+    torch.manual_seed(0)
+    mean = torch.randint(0, 100, (1, 40, 30), dtype=torch.uint8)
+    model, plain = make(mean_image=True, noise=0.0), make(noise=0.0)
+    plain.load_state_dict(model.state_dict(), strict=False)
+    model.prepare(lambda: [mean[None] + 5, mean.repeat(3, 1, 1, 1) + 1])  # the mean of four images: 2 more
+    assert torch.equal(model.mean_image, mean + 2.0)
+    model.prepare(lambda: [mean.repeat(2, 1, 1, 1)])
+    assert torch.equal(model.mean_image, mean.float())
+    seen = []
+    for net, images in ((model, mean + 128), (plain, torch.full_like(mean, 255))):
+        net.context_network.register_forward_hook(lambda _, inputs, output: seen.append(output))
+        seen.append(net.step(net.start(images[None], 1), torch.zeros(1, 4)).seen)
+    assert torch.allclose(seen[0], seen[2], atol=1e-5) and torch.allclose(seen[1], seen[3], atol=1e-5)
+    blank = model.step(model.start(mean[None], 1), torch.zeros(1, 4))
+    assert blank.seen.abs().max() < 1e-6 < model.patches(blank).max()  # pictures show the image
+    with pytest.raises(Refused, match="mean image of this model is of 40×30, the images are of 30×40"):
+        model.start(mean[None].transpose(2, 3), 1)
+
+
 def test_without_training_the_grid_covers_the_image():
     model = make(noise=0.0)
     with torch.no_grad():

@@ -31,6 +31,14 @@ def one(seed: int, value: float, **more: object) -> Record:
     return Record((seed,), value, images=1000, **more)  # type: ignore[arg-type]
 
 
+def test_what_took_its_time_says_how_long_to_expect() -> None:
+    """Else `attn reproduce --budget` would never start it."""
+    for table in TABLES.values():
+        for name in load(table):
+            how = next(cell.how for cell in table.cells if cell.name == name)
+            assert not isinstance(how, Train) or how.cpu is not None, f"{table.name} {name}"
+
+
 def test_mean_deviation_and_interval_over_seeds() -> None:
     values = [4.0, 5.0, 7.5]
     found = summarise([one(n, value, seconds=60.0 * n, validation=value + 1) for n, value in enumerate(values, 1)])

@@ -17,6 +17,8 @@ import pytest
 
 from attn_cli import cli, runs
 from attn_cli.learning import checkpoints
+from attn_cli.pictures import curves
+from attn_cli.sweeps import report
 
 
 @pytest.fixture
@@ -75,7 +77,7 @@ def test_runs_that_were_trained_together_go_on_alone(work, checkpoint, capsys) -
     first, second, third = map(runs.open_run, job["runs"])
     assert [run.config().seed for run in (first, second, third)] == [5, 6, 7]
     first.set_status("finished")
-    first.write_result({"run": str(first.path), "val_error": 1.0, "test_error": 4.0, "seconds": 1.0})
+    first.write_result({"run": str(first.path), "val_error": 1.0, "test_error": 4.0, "seconds": 1.0, "threads": 1})
     edit(second.path / "status.json", status="running", pid=2**22 + 1, host="elsewhere")
     shutil.rmtree(third.path)
     work.ran()
@@ -86,9 +88,21 @@ def test_runs_that_were_trained_together_go_on_alone(work, checkpoint, capsys) -
     assert "No run folder of this job has seed 7 and optimizer.lr" in capsys.readouterr().out
     job = work.jobs()[0]
     assert job["status"] == "finished" and job["runs"][:2] == [str(first.path), str(second.path)]
-    assert job["run"] == " ".join([*job["runs"][:2], job["runs"][-1]]) and str(third.path) != job["runs"][-1]
-    results = [runs.open_run(run).result() for run in job["run"].split()]
+    assert job["run"] == " ".join(job["runs"]) and str(third.path) not in job["run"]
+    results = [runs.open_run(run).result() for run in job["runs"]]
     assert job["result"]["val_error"] == fmean(result["val_error"] for result in results) != results[1]["val_error"]
+
+
+def test_runs_that_were_trained_together_have_a_curve_each(work, monkeypatch) -> None:
+    assert work("seed=5", "glimpses=2,3", "trainer.parallel_seeds=2") == 0
+    for job in work.jobs():
+        for run in job["runs"]:
+            (Path(run) / "metrics.csv").write_text("")
+    drawn: dict[str, Path] = {}
+    monkeypatch.setattr(curves, "comparison", lambda metrics, path: drawn.update(metrics))
+    assert report.finish(work.sweep()) == 0
+    assert {path.parent.name for path in drawn.values()} == {path.name for path in Path("outputs").glob("digits-*")}
+    assert len(drawn) == 4 and all(label.startswith("glimpses.count=") for label in drawn)
 
 
 def test_of_runs_that_go_on_alone_one_may_fail(work, checkpoint) -> None:
@@ -98,8 +112,14 @@ def test_of_runs_that_go_on_alone_one_may_fail(work, checkpoint) -> None:
     work.fates(s6="refuse")
     assert work(f"resume_sweep={work.sweep()}") == 1
     assert [line[0] for line in work.ran()] == ["5", "6", "7"]
-    assert (work.jobs()[0]["status"], work.jobs()[0]["message"]) == ("failed", "no.")
-    assert [runs.open_run(run).status()["status"] for run in work.jobs()[0]["runs"]].count("finished") == 2
+    job = work.jobs()[0]
+    assert (job["status"], job["message"]) == ("failed", "1 of 3 runs failed; the first: no.")
+    assert [runs.open_run(run).status()["status"] for run in job["runs"]].count("finished") == 2
+    work.fates()
+    assert work(f"resume_sweep={work.sweep()}") == 0
+    assert [line[:7] for line in work.ran()] == ["6 seed="]  # alone, from the beginning
+    assert work.jobs()[0]["status"] == "finished" and len(work.jobs()[0]["runs"]) == 3
+    assert work.jobs()[0]["result"]["threads"] == 1
 
 
 def test_a_job_that_failed_starts_anew(work, checkpoint) -> None:
