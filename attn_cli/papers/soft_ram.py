@@ -64,6 +64,7 @@ FAR_LONGER = (*IN_ORDER, "optimizer.attention=0.5", "trainer.epochs=25")
 ABSOLUTE = ("model.centre=absolute", "model.limit=null", *EVERY)
 PAIR = (*ABSOLUTE, "optimizer.attention=0.1", "optimizer.lr=0.002", "trainer.epochs=60")
 LONGER = (*ABSOLUTE, "optimizer.attention=0.2", "trainer.epochs=54")
+LONGEST = (*ABSOLUTE, "optimizer.attention=0.2", "trainer.epochs=216")
 SUM = (*ABSOLUTE, "optimizer.attention=0.2", "trainer.epochs=27")
 BLIND = ("model.noise=0.05", "optimizer.attention=0.1", "trainer.epochs=35")
 LONG = (*EVERY, "optimizer.attention=0.1", "trainer.epochs=160")
@@ -197,9 +198,9 @@ TABLES = (
                 "with context 40×40, training digits turned, sheared and resized a little",
                 Train(
                     "soft_ram/table1_context",
-                    (*WARPED, "trainer.epochs=80", SHARP),
+                    (*WARPED, "trainer.epochs=150", SHARP),
                     start="context-first-40",
-                    cpu=58 * MINUTE,
+                    cpu=107 * MINUTE,
                 ),
             ),
             Cell("context-40-average", "the same, 10 noisy paths averaged", Evaluate("context-40", AVERAGED)),
@@ -244,6 +245,12 @@ TABLES = (
                 Train("soft_ram/table2_pair", LONGER, start="pair", cpu=28 * MINUTE),
             ),
             Cell("pair-longer-average", "the same, 10 noisy paths averaged", Evaluate("pair-longer", AVERAGED)),
+            Cell(
+                "pair-longest",
+                "and on",
+                Train("soft_ram/table2_pair", LONGEST, start="pair-longer", cpu=107 * MINUTE),
+            ),
+            Cell("pair-longest-average", "the same, 10 noisy paths averaged", Evaluate("pair-longest", AVERAGED)),
             _cell("sum", "sum", Train("soft_ram/table2_sum", SUM, start="pair", cpu=15 * MINUTE), 2.55),
             Cell("sum-average", "the same, 10 noisy paths averaged", Evaluate("sum", AVERAGED)),
         ),
