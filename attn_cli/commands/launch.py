@@ -149,12 +149,12 @@ class Workers:
                 time.sleep(LOOK_EVERY)
 
     def _announce(self) -> None:
-        path = self.folder / "run"
-        if self.announced or not path.exists() or not (Path(path.read_text()) / "config.yaml").is_file():
+        told = self.folder / "run"
+        if self.announced or not told.exists() or not (path := Path(told.read_text()) / "config.yaml").is_file():
             return
         self.announced = True
         for listener in on_create:
-            listener(open_run(path.read_text()))
+            listener(open_run(path.parent))
 
     def cause(self) -> BaseException:
         """Why the run ended: the signal that killed a process, else the first sentence that is not about another

@@ -3,7 +3,8 @@
 A sweep's folder holds job-000.json, job-001.json, …, each {"job", "overrides", "status", "message", "run", "runs",
 "result", "seconds", "started", "ended", "pid", "host", "traceback"} with a status of STATUSES. One that stays
 "running" belongs to a process that was itself killed. `run` is the run folder, from the moment that there is one;
-`runs` are all folders of the job: several if it trains several runs as one computation, or began anew.
+`runs` are all folders of the job: several if it trains several runs as one computation or, until it has finished, began
+anew.
 
 What happens to a job in a resumed sweep:
  finished                        nothing, it is done
@@ -80,9 +81,10 @@ def run_job(folder: Path, number: int, overrides: Sequence[str], run: RunJob) ->
         result = run(earlier)
         record.update(status="finished")
         if isinstance(result, Mapping):
+            last = str(result.get("run", record["run"]))
             record.update(
-                run=str(result.get("run", record["run"])),
-                runs=result.get("runs") or record["runs"],
+                run=last,
+                runs=result.get("runs") or [last],
                 result={key: result[key] for key in KEPT if key in result},
             )
     except KeyboardInterrupt as error:

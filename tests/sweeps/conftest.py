@@ -45,7 +45,7 @@ def run(config):
         folder.set_status("finished")
         folder.write_result({"run": str(folder.path), **result})
     found = [str(folder.path) for folder in folders]
-    return {"run": " ".join(found), "runs": found, **result}
+    return {"run": " ".join(found), **({"runs": found} if len(found) > 1 else {}), **result}
 """
 START = """
 import sys

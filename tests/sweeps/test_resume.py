@@ -138,6 +138,7 @@ def test_without_a_checkpoint_a_job_starts_anew(work, capsys) -> None:
     work.fates()
     assert work(f"resume_sweep={work.sweep()}") == 0
     assert "There is no checkpoint in" in capsys.readouterr().out
+    assert work.jobs()[0]["runs"] == [work.jobs()[0]["run"]]  # what was given up has no curve
     assert "resume=" not in "".join(work.ran())
 
 
