@@ -123,7 +123,7 @@ class Svhn:
 
 @dataclass(frozen=True)
 class Cifar10:
-    """CIFAR-10: photos of ten kinds of things, as they are."""
+    """CIFAR-10: photos of ten kinds of things."""
 
     source: ClassVar[str] = "cifar10"
     height: ClassVar[int] = 32
@@ -132,6 +132,8 @@ class Cifar10:
     background: int = bounded(0, 0, 255)  # what the retina reads outside the image
     root: str | None = None  # data folder; None: $ATTN_DATA or the user cache folder
     download: bool = True
+    shift: int = bounded(0, 0, 1024)  # pixels that a training image is moved at most, in x and in y
+    mirror: bool = False  # training images are mirrored with probability 1/2
     train_limit: int | None = bounded(None, 1, 10_000_000)  # use only the first n training images
     retina: Retina = field(default_factory=lambda: Retina(8, 2))
 
@@ -183,6 +185,8 @@ class Folder:
     validation_share: float = bounded(0.1, 0, 0.9, above=True)  # used when the data names no validation split
     test_share: float = bounded(0.1, 0, 0.9, above=True)
     background: int = bounded(0, 0, 255)  # what the retina reads outside the image
+    shift: int = bounded(0, 0, 1024)  # pixels that a training image is moved at most, in x and in y
+    mirror: bool = False  # training images are mirrored with probability 1/2
     seed: int = bounded(0, 0, 2**32 - 1)  # of the split
     retina: Retina = field(default_factory=lambda: Retina(12, 3))
 

@@ -19,7 +19,7 @@ from attn_cli.config import registry, schema
 from attn_cli.data import house_numbers, pairs, prepared, scaled, sequences, tracks
 from attn_cli.data.games import Games
 from attn_cli.data.layouts import LONGEST
-from attn_cli.data.photos import Birds, Svhn
+from attn_cli.data.photos import Birds, Svhn, mirrored, shifted
 from attn_cli.data.prepare import Log, prepare
 from attn_cli.data.scenes import CHUNK, Geometry, fixed_boxes, fixed_layout, fixed_scenes, layout, misfit, scenes
 from attn_cli.data.splits import Data, DataInfo, Fixed, Order, Pictures, Split, digest_of
@@ -189,22 +189,32 @@ class ScaledDigits(Composed):
 
 
 class Images:
-    """Images as they are (a person's own, CIFAR-10): uint8 (N, C, H, W), int64 (N,) for train, validation and test."""
+    """Whole images (a person's own, CIFAR-10): uint8 (N, C, H, W), int64 (N,) for train, validation and test. Those
+    for training are moved by up to `config.shift` pixels, and with `config.mirror` mirrored with probability 1/2.
+    """
 
     def __init__(
         self,
-        name: str,
+        config: schema.Cifar10 | schema.Folder,
         images: Mapping[str, np.ndarray],
         labels: Mapping[str, np.ndarray],
         class_names: tuple[str, ...],
-        background: int,
     ):
-        """The arrays must be writable memory of nobody else, train must not be empty."""
+        """The arrays must be writable memory of nobody else, train must not be empty. Raises Refused for a shift out of
+        the image.
+        """
         counts = {split: len(labels[split]) for split in prepared.SPLITS}
         self.images = {split: torch.from_numpy(images[split]) for split in prepared.SPLITS}
         self.labels = {split: torch.from_numpy(labels[split].astype(np.int64)) for split in prepared.SPLITS}
         channels, height, width = images["train"].shape[1:]
-        self.info = DataInfo(name, channels, height, width, len(class_names), class_names, background, **counts)
+        if config.shift >= min(height, width):
+            raise Refused(
+                f"data.shift={config.shift} moves images of {height}×{width} out of sight: at most "
+                f"{min(height, width) - 1}."
+            )
+        self.shift, self.mirror = config.shift, config.mirror
+        sizes = (channels, height, width, len(class_names))
+        self.info = DataInfo(config.name, *sizes, class_names, config.background, **counts)
         self._order = Order(counts["train"])
 
     def to(self, device: torch.device | str) -> Self:
@@ -219,7 +229,12 @@ class Images:
 
     def train_batch(self, seed: int, epoch: int, step: int, batch_size: int) -> tuple[Tensor, Tensor]:
         own, _ = self._order.batch(seed, epoch, step, batch_size)
-        return self.images["train"].index_select(0, own), self.labels["train"].index_select(0, own)
+        images = self.images["train"].index_select(0, own)
+        if self.shift:
+            images = shifted(images, self.shift, self.info.background, seed, epoch, step)
+        if self.mirror:
+            images = mirrored(images, seed, epoch, step)
+        return images, self.labels["train"].index_select(0, own)
 
     def fixed(self, split: Split) -> tuple[Tensor, Tensor]:
         return self.images[split], self.labels[split]
@@ -260,17 +275,17 @@ def open_data(config: Any, *, log: Log = print) -> Data:
         source = _source(config, log)
         pools = _pools(config, source)
         images, labels = ({split: pool[i] for split, pool in pools.items()} for i in (0, 1))
-        return Images(config.name, images, labels, source.class_names, config.background)
+        return Images(config, images, labels, source.class_names)
     if isinstance(config, schema.Arrays):
         from attn_cli.data.sources import arrays
 
         own = arrays.load(config)
-        return Images(config.name, own.images, own.labels, own.class_names, config.background)
+        return Images(config, own.images, own.labels, own.class_names)
     if isinstance(config, schema.Folder):
         from attn_cli.data.sources import folder
 
         own = folder.load(config, log)
-        return Images(config.name, own.images, own.labels, own.class_names, config.background)
+        return Images(config, own.images, own.labels, own.class_names)
     return registry.load("data", config.name)(config, log=log)
 
 

@@ -1,4 +1,6 @@
-"""Photos of house numbers and birds as batches: random crops train, crops from the centre validate and test."""
+"""Photos of house numbers and birds as batches: random crops train, crops from the centre validate and test; and what
+else makes a photo another one of the same thing, for training.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +9,7 @@ from typing import Self
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from attn_cli.config import schema
@@ -133,8 +136,7 @@ class Birds(Photos):
 
     def train_batch(self, seed: int, epoch: int, step: int, batch_size: int) -> tuple[Tensor, Tensor]:
         images, labels = super().train_batch(seed, epoch, step, batch_size)
-        mirrored = torch.from_numpy(below(2, (len(images),), "mirror", seed, epoch, step)).to(images.device)
-        return torch.where(mirrored.bool()[:, None, None, None], images.flip(-1), images), labels
+        return mirrored(images, seed, epoch, step), labels
 
     def ten_crops(self, split: Split) -> Iterator[Tensor]:
         """Ten times uint8 (N, C, height, width): corners and centre, then their mirrors (Krizhevsky et al. 2012).
@@ -169,6 +171,20 @@ def edges(boxes: np.ndarray) -> Tensor:
 def _fits(images: Tensor, device: torch.device) -> bool:
     """Whether the images may take room on the device; else they stay where they are and batches are copied."""
     return device.type != "cuda" or images.nbytes <= torch.cuda.mem_get_info(device)[0] // 2
+
+
+def mirrored(images_BCHW: Tensor, *parts: int | str) -> Tensor:
+    """Each image left for right with probability 1/2, drawn for the parts."""
+    drawn = torch.from_numpy(below(2, (len(images_BCHW),), "mirror", *parts)).to(images_BCHW.device)
+    return torch.where(drawn.bool()[:, None, None, None], images_BCHW.flip(-1), images_BCHW)
+
+
+def shifted(images_BCHW: Tensor, most: int, background: int, *parts: int | str) -> Tensor:
+    """Each image moved by −most to most pixels in y and in x, drawn for the parts, in front of the background."""
+    height, width = images_BCHW.shape[-2:]
+    wide = F.pad(images_BCHW, (most, most, most, most), value=background)
+    corners = below(2 * most + 1, (len(wide), 2), "shift", *parts)
+    return crops(wide, torch.arange(len(wide), device=wide.device), corners, height, width)
 
 
 def crops(pool: Tensor, rows: Tensor, corners: np.ndarray, height: int, width: int) -> Tensor:

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from attn_cli.commands.data import config_of
 from attn_cli.config import registry
-from attn_cli.config.schema import Scenes
+from attn_cli.config.schema import Arrays, Scenes
 from attn_cli.data import prepared, writing
 from attn_cli.data.batches import Digits, Images, open_data
 from attn_cli.data.prepared import Prepared
@@ -25,13 +25,13 @@ def small(root: Path, **keys: Any) -> Digits:
     return data
 
 
-def images_of(count: int, classes: int = 3, train: int | None = None) -> Images:
+def images_of(count: int, classes: int = 3, **keys: Any) -> Images:
     """Image i is filled with i."""
     images = {
         s: np.arange(count, dtype=np.uint8)[:, None, None, None].repeat(6, 2).repeat(5, 3) for s in prepared.SPLITS
     }
     labels = {s: np.arange(count) % classes for s in prepared.SPLITS}
-    return Images("own", images, labels, tuple(map(str, range(classes))), 9)
+    return Images(Arrays("own", "", background=9, **keys), images, labels, tuple(map(str, range(classes))))
 
 
 @pytest.mark.parametrize("name", registry.SCENES)
@@ -89,6 +89,55 @@ def test_an_epoch_shows_every_image_once_and_drops_the_last_partial_batch() -> N
 def test_labels_stay_with_their_images() -> None:
     images, labels = images_of(50).train_batch(3, 1, 0, 50)
     assert torch.equal(images[:, 0, 0, 0] % 3, labels.to(torch.uint8))
+
+
+def photos(**keys: Any) -> Images:
+    """60 images 2×6×5 of noise for each split."""
+    drawn = np.random.default_rng(0)
+    images = {s: drawn.integers(10, 256, (60, 2, 6, 5)).astype(np.uint8) for s in prepared.SPLITS}
+    labels = {s: np.arange(60) for s in prepared.SPLITS}
+    return Images(Arrays("own", "", background=9, **keys), images, labels, tuple(map(str, range(60))))
+
+
+def moved(image: torch.Tensor, down: int, right: int, background: int) -> torch.Tensor:
+    """Pixel by pixel."""
+    made = torch.full_like(image, background)
+    for y in range(image.shape[1]):
+        for x in range(image.shape[2]):
+            if 0 <= y - down < image.shape[1] and 0 <= x - right < image.shape[2]:
+                made[:, y, x] = image[:, y - down, x - right]
+    return made
+
+
+@pytest.mark.parametrize("shift, mirror", [(2, False), (0, True), (2, True), (4, False)])
+def test_training_images_are_moved_and_mirrored_as_asked(shift: int, mirror: bool) -> None:
+    """Each is one of those that a loop makes of its image, all kinds occur, other splits stay as they are."""
+    data = photos(shift=shift, mirror=mirror)
+    steps = range(-shift, shift + 1)
+    seen = set()
+    for epoch in range(20):
+        images, labels = data.train_batch(0, epoch, 0, 60)
+        for image, label in zip(images[:20], labels.tolist()[:20], strict=True):
+            original = data.images["train"][label]
+            kinds = [
+                (down, right, flipped)
+                for flipped in {False, mirror}
+                for down in steps
+                for right in steps
+                if torch.equal(image, (lambda m: m.flip(-1) if flipped else m)(moved(original, down, right, 9)))
+            ]
+            assert len(kinds) == 1
+            seen.add(kinds[0])
+    assert len(seen) > 0.95 * len(steps) ** 2 * (1 + mirror)
+    again = photos(shift=shift, mirror=mirror).train_batch(0, 19, 0, 60)[0]
+    assert torch.equal(images, again)
+    for split in prepared.SPLITS:
+        assert torch.equal(data.fixed(split)[0], photos().fixed(split)[0])
+
+
+def test_a_shift_out_of_the_image_is_refused() -> None:
+    with pytest.raises(Refused, match="data.shift=5 moves images of 6×5 out of sight: at most 4"):
+        photos(shift=5)
 
 
 def test_fewer_images_than_a_batch_and_a_batch_of_one(digit_root: Path) -> None:
