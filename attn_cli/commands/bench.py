@@ -32,7 +32,7 @@ from attn_cli.devices import choose_device, prepare_cpu
 from attn_cli.errors import Refused
 from attn_cli.glimpses.gaussian import Grid, extract
 from attn_cli.glimpses.reference import LoopRetina
-from attn_cli.learning.compiling import compiler_found
+from attn_cli.learning.compiling import compiled, compiler_found
 from attn_cli.learning.guards import Checkpoints, SignalGuard
 from attn_cli.learning.learner import Learner
 from attn_cli.learning.parallel import ParallelLearner
@@ -187,7 +187,7 @@ def measure_shape(
         "lightning_ms": 1e3 * loop,
         "lightning_share": loop / seconds["step"],
         "glimpse_us": 1e6 * seconds["glimpse"] / config.batch_size,
-        "grid_ratio": grid_ratio(data, shape.size, config.seconds, device, use_compile)
+        "grid_ratio": grid_ratio(data, shape, config.seconds, device, use_compile)
         if learner.model.noises > 2
         else None,
         "peak_memory_mb": memory,
@@ -318,32 +318,38 @@ def one_glimpse(learner: Learner, data: SyntheticData) -> Callable[[], None]:
     return glimpse
 
 
-def grid_ratio(data: SyntheticData, size: int, seconds: float, device: torch.device, use_compile: bool) -> float:
-    """Time of a Gaussian grid, forward and backward, compiled if the step is, in that of the products it is made of."""
-    images = data.images.float() / 255
+def grid_ratio(data: SyntheticData, shape: Shape, seconds: float, device: torch.device, use_compile: bool) -> float:
+    """Time of the Gaussian grids of a step, forward and backward, compiled if the step is, in that of the products that
+    they are made of.
+    """
+    size, images = shape.size, data.images.float() / 255
     B, C, H, W = images.shape
-    centre, stride = torch.rand(B, 2, device=device) - 0.5, torch.rand(B, 2, device=device) + 1.0
-    sigma, gain = torch.rand(B, device=device) + 0.5, torch.rand(B, device=device) + 0.5
-    leaves = [value.requires_grad_() for value in (centre, stride, sigma, gain)]
-    upstream = torch.ones(B, C, size, size, device=device)
+
+    def place() -> list[Tensor]:
+        values = torch.rand(B, 2) - 0.5, torch.rand(B, 2) + 1.0, torch.rand(B) + 0.5, torch.rand(B) + 0.5
+        return [value.to(device).requires_grad_() for value in values]
+
+    leaves = [value for _ in range(shape.glimpses) for value in place()]
+    upstream = [torch.ones(B, C, size, size, device=device)] * shape.glimpses
     pixels, part = images.reshape(B, C * H, W), torch.rand(B, size, C * H, device=device)
     bank, error = torch.rand(B, size, W, device=device), torch.rand(B, size, size * C, device=device)
     down, columns = torch.rand(B, size, H, device=device), torch.rand(B, size * C, H, device=device)
 
-    def look(centre: Tensor, stride: Tensor, sigma: Tensor, gain: Tensor) -> Tensor:
-        return extract(images, Grid(centre, stride, sigma, gain), size)
+    def look(*leaves: Tensor) -> list[Tensor]:
+        return [extract(images, Grid(*leaves[first : first + 4]), size) for first in range(0, len(leaves), 4)]
 
-    looked = torch.compile(look) if use_compile else look
+    looked = compiled(look) if use_compile else look
 
     def grid() -> None:
         torch.autograd.grad(looked(*leaves), leaves, upstream)
 
     def products() -> None:
-        torch.bmm(bank, pixels.transpose(1, 2))
-        torch.bmm(down, columns.transpose(1, 2))
-        torch.bmm(error, columns)  # the gradient of each filter bank, and of what lies between them
-        torch.bmm(error.transpose(1, 2), down)
-        torch.bmm(part, pixels)
+        for _ in range(shape.glimpses):
+            torch.bmm(bank, pixels.transpose(1, 2))
+            torch.bmm(down, columns.transpose(1, 2))
+            torch.bmm(error, columns)  # the gradient of each filter bank, and of what lies between them
+            torch.bmm(error.transpose(1, 2), down)
+            torch.bmm(part, pixels)
 
     measured = in_turns({"grid": grid, "products": products}, seconds, device)
     return measured["grid"] / measured["products"]

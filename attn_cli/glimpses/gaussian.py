@@ -125,30 +125,33 @@ class Look(torch.autograd.Function):
     def forward(down_RN: Tensor, across_RN: Tensor, sigma_R: Tensor, images_RCHW: Tensor) -> tuple[Tensor, ...]:
         C, H, W = images_RCHW.shape[1:]
         down, across = gaussians(down_RN, sigma_R, H), gaussians(across_RN, sigma_R, W)
-        seen, columns = torch.ops.attn.look(down, across, images_RCHW.flatten(1, 2))
         sums = down.sum(-1), across.sum(-1)  # (R, N)
+        seen, columns = torch.ops.attn.look(down, across, images_RCHW.flatten(1, 2))
         seen = seen.unflatten(-1, (-1, C)) / (sums[0][:, :, None, None] * sums[1][:, None, :, None])
         return seen, down, across, columns, *sums
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.save_for_backward(*inputs, *output[1:])
+        ctx.save_for_backward(*inputs, *output)
         ctx.mark_non_differentiable(*output[1:])
 
     @staticmethod
     def backward(ctx: Any, error_RNNC: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        *places, sigma, images, down, across, columns, down_sum, across_sum = ctx.saved_tensors
+        *places, sigma, images, seen, down, across, columns, down_sum, across_sum = ctx.saved_tensors
         share = error_RNNC / (down_sum[:, :, None, None] * across_sum[:, None, :, None])
         found = torch.ops.attn.look_back(share.flatten(2), down, across, images.flatten(1, 2), columns)
         gradients, of_sigma = [], torch.zeros_like(sigma)
-        banks = (down, across), (down_sum, across_sum)
-        for mean, weights, total, gradient in zip(places, *banks, found, strict=True):
-            distance = distances(mean, weights.shape[-1])
-            product = weights * gradient
-            through_sum = weights * (product.sum(-1) / total)[:, :, None]
-            first = (product - through_sum) * distance  # by the gradient of −(a − μ)²/2σ²
-            gradients.append(first.sum(-1) / sigma.square()[:, None])
-            of_sigma = of_sigma + (first * distance).sum((1, 2)) / sigma**3
+        product = (error_RNNC * seen).sum(-1)  # its sums are those of weights × gradient, too
+        banks = (down, across), (product.sum(2) / down_sum, product.sum(1) / across_sum)
+        for mean, weights, through_sum, gradient in zip(places, *banks, found, strict=True):
+            # By −(a − μ)²/2σ². What is left of the gradient adds up to 0, so distances from the nearest point of the
+            # image do as well as those from the mean, which may be large and would leave nothing but rounding.
+            nearest = mean.clamp(0, weights.shape[-1] - 1)
+            distance = distances(nearest, weights.shape[-1])
+            first = weights * (gradient - through_sum[:, :, None]) * distance
+            by_mean, by_square = first.sum(-1), (first * distance).sum(-1)  # in one loop
+            gradients.append(by_mean / sigma.square()[:, None])
+            of_sigma = of_sigma + (by_square + 2 * (nearest - mean) * by_mean).sum(-1) / sigma**3
         return *gradients, of_sigma, None
 
 

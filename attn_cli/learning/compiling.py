@@ -5,7 +5,8 @@ of N sums over rows per bias. `merge_products` and `merge_sums` have each accumu
 that are written first and added later. The result differs from the eager one by the order of additions only.
 
 Left alone, the partitioner keeps ReLU masks for the backward pass as bools, which CPU loops handle slowly, so it is
-told to recompute whatever is element-wise. It would then also look a second time: `save_windows` forbids that.
+told to recompute whatever is element-wise. It would then also look a second time, or make the filters of a grid and the
+pixels that it lies on again for each glimpse: `save_looks` forbids that.
 """
 
 from __future__ import annotations
@@ -93,17 +94,24 @@ def compiled(function: Callable[..., Any], graph: bool = False) -> Callable[...,
 
 def improve(graph: fx.Graph) -> None:
     """All passes, on the joint graph of forward and backward."""
-    save_windows(graph)
+    save_looks(graph)
     merge_products(graph)
     merge_sums(graph)
     graph.eliminate_dead_code()
 
 
-def save_windows(graph: fx.Graph) -> None:
-    """Mark what the retina copied as values to keep for the backward pass."""
+def save_looks(graph: fx.Graph) -> None:
+    """Mark what the retina copied, and the filters of a grid and the pixels that it lies on, as values to keep for the
+    backward pass.
+    """
     for node in graph.nodes:
-        if node.op == "call_function" and "attn.windows" in str(node.target):
-            node.meta["recompute"] = CheckpointPolicy.MUST_SAVE
+        if node.op != "call_function":
+            continue
+        kept = [node] if "attn.windows" in str(node.target) else []
+        if str(node.target) == "attn.look.default":
+            kept = [_made(value) for value in node.args]
+        for value in kept:
+            value.meta["recompute"] = CheckpointPolicy.MUST_SAVE
 
 
 def merge_products(graph: fx.Graph) -> None:
@@ -149,6 +157,13 @@ def _sums(graph: fx.Graph, wanted: Callable[[Any], bool]) -> Iterator[tuple[fx.N
         leaves = _terms(node, top=True)
         if len(leaves) >= 3 and all(map(wanted, leaves)):
             yield node, leaves
+
+
+def _made(node: Any) -> Any:
+    """What a view is one of, or a value itself."""
+    while node.op == "call_function" and getattr(node.target, "is_view", False):
+        node = node.args[0]
+    return node
 
 
 def _is(node: Any, target: Any) -> bool:

@@ -151,7 +151,7 @@ class ContextNetwork(nn.Module):
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
         dtype = self.what.weight.dtype
-        coarse = F.adaptive_avg_pool2d(images_BCHW.to(dtype) * (1 / 255), self.coarse)
+        coarse = F.adaptive_avg_pool2d(images_BCHW.to(dtype), self.coarse) * (1 / 255)
         return torch.tanh(self.state(F.relu(self.what(self.convolutions(coarse)))))
 
 

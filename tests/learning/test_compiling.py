@@ -11,11 +11,11 @@ import torch
 from torch import fx
 
 from attn_cli.config import schema
-from attn_cli.config.schema import Glimpses, Ram, Scales
+from attn_cli.config.schema import Glimpses, Ram, Scales, SoftRam
 from attn_cli.data.splits import DataInfo
 from attn_cli.errors import Refused
+from attn_cli.learning import compiling, parallel, training
 from attn_cli.learning import learner as learners
-from attn_cli.learning import parallel, training
 from attn_cli.learning.compiling import (
     SUM_OF_PRODUCTS,
     SUM_OF_ROWS,
@@ -27,6 +27,7 @@ from attn_cli.learning.compiling import (
 from attn_cli.learning.objectives import hybrid, stopping
 from attn_cli.models.ram import RAM
 from attn_cli.models.rollout import draw_noise, rollout
+from attn_cli.models.soft_ram import SoftRAM
 
 aten = torch.ops.aten
 
@@ -114,6 +115,39 @@ def test_compiled_loss_and_gradients_equal_the_eager_ones(changes, graph):
     assert fast[1].keys() == eager[1].keys()
     for name, gradient in eager[1].items():
         torch.testing.assert_close(fast[1][name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not compiler_found(), reason="torch.compile needs a C++ compiler")
+def test_the_filters_of_a_grid_and_its_pixels_are_made_once(monkeypatch):
+    """The backward pass of a compiled step takes them over, with the gradients of the eager one."""
+    graphs: list[fx.Graph] = []
+
+    def watched(graph: fx.Graph) -> None:
+        split_bias(graph)
+        graphs.append(graph)
+
+    monkeypatch.setattr(compiling, "split_bias", watched)
+    torch.manual_seed(0)
+    config = SoftRam(hidden=16, features=16, filters=(2, 2, 4))
+    model = SoftRAM(config, Glimpses(3, 8), Scales(1), channels=1, classes=10, height=40, width=30)
+    images = torch.randint(0, 256, (5, 1, 40, 30), dtype=torch.uint8)
+    noise, labels = draw_noise(0, 0, (1, 5, 3), numbers=model.noises), torch.arange(5)
+
+    def loss(images, noise, labels):
+        return torch.nn.functional.cross_entropy(rollout(model, images, noise)[0][0], labels)
+
+    eager = torch.autograd.grad(loss(images, noise, labels), list(model.parameters()))
+    fast = torch.autograd.grad(compiled(loss)(images, noise, labels), list(model.parameters()))
+    for one, other in zip(eager, fast, strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-6)
+    looks = [node for graph in graphs for node in graph.nodes if str(node.target) == "attn.look_back.default"]
+    assert len(looks) == 3
+    for node in looks:
+        for kept in node.args[1:]:  # filters, pixels, and what lies between the two products
+            while kept.op == "call_function" and kept.target.is_view:
+                kept = kept.args[0]
+            assert kept.op == "placeholder"
 
 
 @pytest.mark.gpu
