@@ -190,15 +190,18 @@ class ScaledDigits(Composed):
 
 class Images:
     """Whole images (a person's own, CIFAR-10): uint8 (N, C, H, W), int64 (N,) for train, validation and test. Those
-    for training are moved by up to `config.shift` pixels, and with `config.mirror` mirrored with probability 1/2.
+    for training are moved by up to `shift` pixels, and with `mirror` mirrored with probability 1/2.
     """
 
     def __init__(
         self,
-        config: schema.Cifar10 | schema.Folder,
+        name: str,
         images: Mapping[str, np.ndarray],
         labels: Mapping[str, np.ndarray],
         class_names: tuple[str, ...],
+        background: int,
+        shift: int = 0,
+        mirror: bool = False,
     ):
         """The arrays must be writable memory of nobody else, train must not be empty. Raises Refused for a shift out of
         the image.
@@ -207,14 +210,12 @@ class Images:
         self.images = {split: torch.from_numpy(images[split]) for split in prepared.SPLITS}
         self.labels = {split: torch.from_numpy(labels[split].astype(np.int64)) for split in prepared.SPLITS}
         channels, height, width = images["train"].shape[1:]
-        if config.shift >= min(height, width):
+        if shift >= min(height, width):
             raise Refused(
-                f"data.shift={config.shift} moves images of {height}×{width} out of sight: at most "
-                f"{min(height, width) - 1}."
+                f"data.shift={shift} moves images of {height}×{width} out of sight: at most {min(height, width) - 1}."
             )
-        self.shift, self.mirror = config.shift, config.mirror
-        sizes = (channels, height, width, len(class_names))
-        self.info = DataInfo(config.name, *sizes, class_names, config.background, **counts)
+        self.shift, self.mirror = shift, mirror
+        self.info = DataInfo(name, channels, height, width, len(class_names), class_names, background, **counts)
         self._order = Order(counts["train"])
 
     def to(self, device: torch.device | str) -> Self:
@@ -275,18 +276,27 @@ def open_data(config: Any, *, log: Log = print) -> Data:
         source = _source(config, log)
         pools = _pools(config, source)
         images, labels = ({split: pool[i] for split, pool in pools.items()} for i in (0, 1))
-        return Images(config, images, labels, source.class_names)
+        return _images(config, images, labels, source.class_names)
     if isinstance(config, schema.Arrays):
         from attn_cli.data.sources import arrays
 
         own = arrays.load(config)
-        return Images(config, own.images, own.labels, own.class_names)
+        return _images(config, own.images, own.labels, own.class_names)
     if isinstance(config, schema.Folder):
         from attn_cli.data.sources import folder
 
         own = folder.load(config, log)
-        return Images(config, own.images, own.labels, own.class_names)
+        return _images(config, own.images, own.labels, own.class_names)
     return registry.load("data", config.name)(config, log=log)
+
+
+def _images(
+    config: schema.Cifar10 | schema.Folder,
+    images: Mapping[str, np.ndarray],
+    labels: Mapping[str, np.ndarray],
+    class_names: tuple[str, ...],
+) -> Images:
+    return Images(config.name, images, labels, class_names, config.background, config.shift, config.mirror)
 
 
 def _pairs(config: schema.Pairs, source: prepared.Prepared) -> Composed:

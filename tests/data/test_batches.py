@@ -25,13 +25,13 @@ def small(root: Path, **keys: Any) -> Digits:
     return data
 
 
-def images_of(count: int, classes: int = 3, **keys: Any) -> Images:
+def images_of(count: int, classes: int = 3) -> Images:
     """Image i is filled with i."""
     images = {
         s: np.arange(count, dtype=np.uint8)[:, None, None, None].repeat(6, 2).repeat(5, 3) for s in prepared.SPLITS
     }
     labels = {s: np.arange(count) % classes for s in prepared.SPLITS}
-    return Images(Arrays("own", "", background=9, **keys), images, labels, tuple(map(str, range(classes))))
+    return Images("own", images, labels, tuple(map(str, range(classes))), 9)
 
 
 @pytest.mark.parametrize("name", registry.SCENES)
@@ -96,7 +96,7 @@ def photos(**keys: Any) -> Images:
     drawn = np.random.default_rng(0)
     images = {s: drawn.integers(10, 256, (60, 2, 6, 5)).astype(np.uint8) for s in prepared.SPLITS}
     labels = {s: np.arange(60) for s in prepared.SPLITS}
-    return Images(Arrays("own", "", background=9, **keys), images, labels, tuple(map(str, range(60))))
+    return Images("own", images, labels, tuple(map(str, range(60))), 9, **keys)
 
 
 def moved(image: torch.Tensor, down: int, right: int, background: int) -> torch.Tensor:
@@ -133,6 +133,16 @@ def test_training_images_are_moved_and_mirrored_as_asked(shift: int, mirror: boo
     assert torch.equal(images, again)
     for split in prepared.SPLITS:
         assert torch.equal(data.fixed(split)[0], photos().fixed(split)[0])
+
+
+def test_a_configuration_asks_for_it(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (40, 8, 8)).astype(np.uint8)
+    np.savez(tmp_path / "own.npz", images=images, labels=np.arange(40) % 2)
+    for keys, moved in (({}, False), ({"shift": 3}, True), ({"mirror": True}, True)):
+        data = open_data(Arrays(path=str(tmp_path / "own.npz"), **keys))
+        batch = data.train_batch(0, 0, 0, 16)[0]
+        originals = {tuple(image.flatten().tolist()) for image in images}
+        assert all(tuple(image.flatten().tolist()) in originals for image in batch) != moved
 
 
 def test_a_shift_out_of_the_image_is_refused() -> None:
