@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,7 @@ from attn_cli.learning.checkpoints import newest_valid
 from attn_cli.learning.guards import Checkpoints, SignalGuard, explain_oom
 from attn_cli.learning.learner import Learner
 from attn_cli.learning.reporting import MetricsFile, ProgressReport, check_logger, make_logger
-from attn_cli.learning.restore import starting_weights
-from attn_cli.learning.training import fit, make_learner, training_images
+from attn_cli.learning.training import begin, fit, make_learner
 from attn_cli.pictures import tables
 from attn_cli.pictures.curves import learning_curves
 from attn_cli.runs import Run, create
@@ -61,9 +59,7 @@ def _run(config: schema.Config, before: Run | None, threads: int | None) -> dict
         )
     learner = make_learner(config, data)
     check_batch(learner.model, config.model.name, batch)
-    report = starting_weights(learner.model, config, resumed=resume is not None)
-    if resume is None:
-        learner.model.prepare(partial(training_images, data, config))
+    report = begin(learner, config, data, resumed=resume is not None)
     processes.wait()  # all of them have accepted what they were given
     folder = processes.from_first(before or (create(config) if first else None))
     assert folder is not None

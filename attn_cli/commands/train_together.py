@@ -22,8 +22,7 @@ from attn_cli.learning.learner import Learner
 from attn_cli.learning.parallel import MemberCheckpoints, ParallelLearner
 from attn_cli.learning.random_states import random_states
 from attn_cli.learning.reporting import MetricsFile, ProgressReport, epoch_line
-from attn_cli.learning.restore import starting_weights
-from attn_cli.learning.training import fit, make_learner, should_compile
+from attn_cli.learning.training import begin, fit, make_learner, should_compile
 from attn_cli.pictures import tables
 from attn_cli.pictures.curves import learning_curves
 from attn_cli.runs import Run, create
@@ -40,7 +39,7 @@ def run(config: schema.Config) -> dict[str, Any]:
     members, states, reports = [], [], []
     for own in config.alone():
         members.append(make_learner(own, data, compile_step))
-        reports.append(starting_weights(members[-1].model, own, resumed=False))
+        reports.append(begin(members[-1], own, data))
         states.append(random_states())
         members[-1].model.to(device)
     learner = ParallelLearner(members, states, compile_step)

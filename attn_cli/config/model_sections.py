@@ -116,6 +116,7 @@ class SoftRam:
     glimpse: str = choice("fc", "fc", "conv")  # the glimpse network
     filters: tuple[int, ...] = (16, 16, 32)  # of three or five convolutions
     pretrain_glimpse: int = bounded(0, 0, 100_000)  # epochs with a simple glimpse network before the convolutional one
+    refit: bool = False  # with init_from: begin with grids that lie on what the glimpse network reads
     features: int = bounded(256, 1, 8192)  # F, width of every fully-connected hidden layer
     hidden: int = bounded(256, 1, 4096)  # D, width of the GRU layers
     layers: int = bounded(2, 1, 2)  # of the recurrence
@@ -201,6 +202,8 @@ def check_model(model: object) -> None:
             raise Refused(f"model.filters must be {counts} numbers from 1 to 1024, not {list(model.filters)}.")
     if isinstance(model, SoftRam) and model.pretrain_glimpse and model.glimpse != "conv":
         raise Refused("model.pretrain_glimpse is for model.glimpse=conv: with model.glimpse=fc it is simple already.")
+    if isinstance(model, SoftRam) and model.refit and (model.glimpse != "fc" or model.centre != "absolute"):
+        raise Refused("model.refit is for model.glimpse=fc and model.centre=absolute.")
     networks = {"model": model, **{f"model.{key}": getattr(model, key, None) for key in ("backbone", "trunk")}}
     for place, network in networks.items():
         if not isinstance(network, ConvNet):

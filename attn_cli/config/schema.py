@@ -290,6 +290,8 @@ def _check_together(config: Config | Cost) -> None:
         )
     if isinstance(config, Config) and (trainer.parallel > 1 or trainer.parallel_lrs):
         _check_parallel(config)
+    if isinstance(config, Config) and getattr(config.model, "refit", False) and not config.init_from:
+        raise Refused("model.refit is for a reader that has learned to read: name its run with init_from=RUN.")
     unused = {
         "adam_onecycle": {"momentum": (0.9, "sgd"), "nesterov": (False, "sgd"), "decay": (1.0, "sgd or adam")},
         "adam": {"momentum": (0.9, "sgd"), "nesterov": (False, "sgd"), "warmup": (0.0, "adam_onecycle")},

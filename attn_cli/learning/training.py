@@ -8,6 +8,7 @@ import random
 import time
 import warnings
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from attn_cli.learning.batch_norm import normalise_together
 from attn_cli.learning.checkpoints import VerifiedCheckpointIO
 from attn_cli.learning.compiling import compiler_found
 from attn_cli.learning.learner import DramLearner, GameLearner, Learner, RamLearner, SoftRamLearner, SupervisedLearner
+from attn_cli.learning.restore import starting_weights
 from attn_cli.models.build import build_model
 
 LEARNERS: dict[str, type[Learner]] = {
@@ -65,6 +67,15 @@ def training_images(data: Data, config: schema.Config) -> Iterator[torch.Tensor]
     batch = min(config.trainer.batch_size, data.info.train)
     for step in range(data.steps_per_epoch(batch)):
         yield data.train_batch(config.seed, 0, step, batch)[0]
+
+
+def begin(learner: Learner, config: schema.Config, data: Data, resumed: bool = False) -> str | None:
+    """Give a new model what it takes from other runs and from the training images; of a run that is resumed only what
+    its checkpoint leaves to others. Returns a report of one line or more, if any; raises Refused.
+    """
+    report = starting_weights(learner.model, config, resumed)
+    prepared = None if resumed else learner.model.prepare(partial(training_images, data, config))
+    return "\n".join(filter(None, (report, prepared))) or None
 
 
 def seed_everything(seed: int) -> None:

@@ -60,8 +60,11 @@ class GlimpseModel(nn.Module):
         self.targets, self.sequence = length + 1, length > 0
         return classes + self.sequence
 
-    def prepare(self, images: Callable[[], Iterable[Tensor]]) -> None:
-        """Called before training begins, with what gives the training images of an epoch in batches, uint8."""
+    def prepare(self, images: Callable[[], Iterable[Tensor]]) -> str | None:
+        """Called before training begins, with what gives the training images of an epoch in batches, uint8. Returns a
+        report of one line, if any.
+        """
+        return None
 
     def start(self, images_BCHW: Tensor, samples: int) -> Any:
         """A state that has seen nothing, for M paths through each uint8 image."""

@@ -61,6 +61,7 @@ from attn_cli.models.convnets import Trunk
 from attn_cli.models.dram import ContextNetwork, Convolutions, Head, check_glimpse_size, rectified, reversed_targets
 from attn_cli.models.model import GlimpseModel
 from attn_cli.models.parts import Part
+from attn_cli.models.refitting import refit
 
 
 @dataclass(frozen=True)
@@ -182,11 +183,12 @@ class SoftRAM(GlimpseModel):
         self.classification_network.output.reset_parameters()
         return list(self.classification_network.output.parameters())
 
-    def prepare(self, images: Callable[[], Iterable[Tensor]]) -> None:
+    def prepare(self, images: Callable[[], Iterable[Tensor]]) -> str | None:
         """Of batches (B, C, H, W), or of videos (B, T, C, H, W)."""
         if self.config.mean_image:
             sums, counts = zip(*((x.sum(0, dtype=torch.float64), len(x)) for x in map(frames, images())), strict=True)
             self.mean_image.copy_(sum(sums) / sum(counts))
+        return refit(self, images) if self.config.refit else None
 
     def centred(self, images_BCHW: Tensor) -> Tensor:
         """The images, or with `mean_image` 255/128 of their difference from it; raises Refused for another size."""
@@ -254,12 +256,22 @@ class SoftRAM(GlimpseModel):
         shift = centre - before
         span = [(side - 1) / (self.size - 1) for side in (state.canvas.width, state.canvas.height)]
         whole = torch.cat([raw.new_full((1,), side) for side in span])  # stride at which the grid covers the image
-        stride = torch.exp(raw[:, 2:4]) if config.limit is None else config.limit * torch.sigmoid(raw[:, 2:4])
+        stride = self.strides(raw)
         if config.noise and not greedy:
             uniform = config.noise * torch.erf(noise_R4 * math.sqrt(0.5))  # in [-α, α]
             centre, stride = centre + uniform[:, :2], stride * (1 + uniform[:, 2:])
             stride = stride if config.limit is None else stride.clamp(max=config.limit)
         return Grid(centre.clamp(-1, 1), stride * whole, torch.exp(0.5 * raw[:, 4]), torch.exp(raw[:, 5])), shift
+
+    def strides(self, raw_R6: Tensor) -> Tensor:
+        """δ_x, δ_y (R, 2) that the extraction network says, as shares of those of a grid over the whole image."""
+        limit = self.config.limit
+        return torch.exp(raw_R6[:, 2:4]) if limit is None else limit * torch.sigmoid(raw_R6[:, 2:4])
+
+    def strides_from(self, strides_R2: Tensor) -> Tensor:
+        """What the extraction network must say for them."""
+        limit = self.config.limit
+        return torch.log(strides_R2) if limit is None else torch.logit(strides_R2 / limit, 1e-4)
 
     def boxes(self, state: State, height: int, width: int) -> Tensor:
         assert state.grid is not None

@@ -70,3 +70,26 @@ def test_batch_normalisation_over_one_image_is_refused(attn):
     done = attn("train", *words("rsam"), "trainer.batch_size=1", code=None)
     assert done.returncode != 0 and "needs at least 2 images a batch, and there would be 1" in done.stderr
     assert "Traceback" not in done.stderr and attn.runs() == []
+
+
+def test_a_reader_that_goes_on_is_refitted_once(attn):
+    save(attn.folder / "small.npz", 16)
+    soft = ("trainer=smoke", "model=soft_ram", "glimpses=2", "scales=1", "data=arrays", "data.path=small.npz")
+    soft = (*soft, "model.hidden=8", "model.features=8", "model.filters=[2,2,4]", "trainer.batch_size=32")
+    alone = attn("train", *soft, "model.refit=true", code=None)
+    assert alone.returncode != 0
+    assert "model.refit is for a reader that has learned to read: name its run with init_from=RUN." in alone.stderr
+    attn("train", *soft)
+    (first,) = attn.runs()
+    for changes in (("model.glimpse=conv",), ("model.centre=relative",)):
+        other = attn("train", *soft, "model.refit=true", f"init_from={first}", *changes, code=None)
+        assert other.returncode != 0
+        assert "model.refit is for model.glimpse=fc and model.centre=absolute." in other.stderr
+    said = attn("train", *soft, "model.refit=true", f"init_from={first}", "outputs=more").stdout
+    assert said.count("model.refit: grids ") == 1
+    (run,) = (attn.folder / "more").iterdir()
+    assert "model.refit: grids " in (run / "log.txt").read_text()
+    resumed = attn("train", f"resume={run}").stdout
+    assert "model.refit" not in resumed
+    together = attn("train", *soft, "model.refit=true", f"init_from={first}", "outputs=two", "trainer.parallel_seeds=2")
+    assert together.stdout.count("model.refit: grids ") == 2
