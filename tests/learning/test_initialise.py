@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from attn_cli.config.schema import Config, Dram, Glimpses, Ram, Scales
+from attn_cli.config.schema import Config, Dram, Glimpses, Ram, Scales, SoftRam, Trainer
+from attn_cli.data.splits import DataInfo
 from attn_cli.errors import Refused
 from attn_cli.learning import checkpoints
 from attn_cli.learning.restore import initialise, share
+from attn_cli.learning.training import begin, make_learner
 from attn_cli.models.dram import DRAM
 from attn_cli.models.ram import RAM
 from attn_cli.runs import Run, create
@@ -96,3 +98,33 @@ def test_a_shared_glimpse_network_stays_fixed(run):
     assert not model.lower.gates.weight.equal(make(1).lower.gates.weight) and model.lower.gates.weight.requires_grad
     with pytest.raises(Refused, match="in this model"):
         share(make(2, features=20).glimpse_network, "glimpse_network", run)
+
+
+class Noise:
+    info = DataInfo("noise", 1, 16, 16, 3, tuple("abc"), 0, 64, 4, 4)
+
+    def steps_per_epoch(self, batch_size):
+        return 2
+
+    def train_batch(self, seed, epoch, step, batch_size):
+        generator = torch.Generator().manual_seed(step)
+        return torch.randint(0, 256, (32, 1, 16, 16), dtype=torch.uint8, generator=generator), torch.arange(32) % 3
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_grids_are_refitted_when_training_begins_not_when_it_goes_on(tmp_path, resumed):
+    """A checkpoint of the run holds the new grids."""
+    parts = {"glimpses": Glimpses(2, 9), "trainer": Trainer(accelerator="cpu", compile="off")}
+    sizes = {"filters": (2, 2, 4), "features": 8, "hidden": 6, "coarse": 9}
+    data = Noise()
+    first = make_learner(Config(model=SoftRam(**sizes), **parts), data)
+    config = Config(model=SoftRam(refit=True, **sizes), init_from=(str(saved(first.model, tmp_path).path),), **parts)
+    learner = make_learner(config, data)
+    before = learner.model.extraction.bias.clone()
+    report = begin(learner, config, data, resumed)
+    if resumed:
+        assert report is None and learner.model.extraction.bias.equal(before)
+    else:
+        lines = report.splitlines()
+        assert lines[0].startswith("init_from=") and lines[-1].startswith("model.refit: grids ")
+        assert not learner.model.extraction.bias.equal(before)
