@@ -130,15 +130,15 @@ def test_shapes_of_soft_attention(name):
 
 MEMORY = """
 import torch
-from attn_cli.commands import bench
+from attn_cli.learning.measuring import peak_memory, start_memory
 device = torch.device("cpu")
-bench.start_memory(device)
-before = bench.peak_memory(device)
+start_memory(device)
+before = peak_memory(device)
 held = torch.ones(100_000_000)
-during = bench.peak_memory(device)
+during = peak_memory(device)
 del held
-bench.start_memory(device)
-print(before, during, bench.peak_memory(device))
+start_memory(device)
+print(before, during, peak_memory(device))
 """
 
 
