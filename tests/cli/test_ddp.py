@@ -150,6 +150,15 @@ def test_a_sweep_that_waits_learns_of_the_run_folder(tmp_path, monkeypatch):
     assert found == [run.path] and workers.codes() == [0]
 
 
+def test_a_sweep_of_runs_of_two_processes(images):
+    done = images("train", "-m", *TWO, "trainer.limit_train_steps=5", "seed=1,2")
+    folders = images.runs()
+    results = [json.loads((folder / "result.json").read_text()) for folder in folders]
+    assert sorted(result["seed"] for result in results) == [1, 2]
+    assert all(result["devices"] == 2 and result["images"] == 199 for result in results)
+    assert "Sweep, job 2 of 2" in done.stdout and done.stdout.count("finished") == 1  # one row for both seeds
+
+
 def test_a_refusal_is_one_sentence_and_leaves_nothing(images):
     cores = usable_cores()
     done = images("train", *TWO, f"trainer.devices={cores + 1}", f"trainer.batch_size={8 * (cores + 1)}", code=1)
