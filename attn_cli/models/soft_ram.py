@@ -35,7 +35,9 @@ Choices that the paper leaves open, and departures:
 13. A region on a map is the region of the image with the same share of its sides, whatever the margins of the
     convolutions.
 14. The reset gate of a GRU multiplies what comes of the memory, as torch has it, not the memory itself.
-15. It is never trained under autocast: there its loss ran away after a thousand steps or more, as the answers for some
+15. With `refit` grids that lie beside what they read, and reach too far, are moved onto it and narrowed before training
+    goes on from another run (refitting.py).
+16. It is never trained under autocast: there its loss ran away after a thousand steps or more, as the answers for some
     images grew ever surer and wrong, at half the rate and without clipping, too (RESULTS.md).
 
 Legend: B images, M samples (paths) per image, R = M·B rows, N glimpses per target, S targets, K classes, D hidden,
