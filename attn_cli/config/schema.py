@@ -191,7 +191,9 @@ PREPARED = (Scenes, Tracks, Pairs, Scaled, Sequences, Svhn, Cifar10, Cub200)
 
 def load(config: Any) -> Config:
     """The composed configuration (DictConfig or plain dict) as frozen dataclasses; raises Refused."""
-    return _load_sections(Config, config)
+    built = _load_sections(Config, config)
+    paths = built.init_from and tuple(path.rstrip("/") or "/" for path in built.init_from)  # a shell completes "RUN/"
+    return replace(built, init_from=paths)
 
 
 def _load_sections(cls: type[S], config: Any) -> S:

@@ -66,6 +66,8 @@ PAIR = (*ABSOLUTE, "optimizer.attention=0.1", "optimizer.lr=0.002", "trainer.epo
 LONGER = (*ABSOLUTE, "optimizer.attention=0.2", "trainer.epochs=54")
 LONGEST = (*ABSOLUTE, "optimizer.attention=0.2", "trainer.epochs=216")
 SUM = (*ABSOLUTE, "optimizer.attention=0.2", "trainer.epochs=27")
+FIT = (*FAR_LONGER, "model.refit=true")
+SHARP_PAIR = (*ABSOLUTE, "optimizer.attention=0.2", SHARP)
 BLIND = ("model.noise=0.05", "optimizer.attention=0.1", "trainer.epochs=35")
 LONG = (*EVERY, "optimizer.attention=0.1", "trainer.epochs=160")
 WARPED = (
@@ -251,8 +253,80 @@ TABLES = (
                 Train("soft_ram/table2_pair", LONGEST, start="pair-longer", cpu=107 * MINUTE),
             ),
             Cell("pair-longest-average", "the same, 10 noisy paths averaged", Evaluate("pair-longest", AVERAGED)),
+            Cell(
+                "near-40",
+                "lesson: as `near`; context 40×40",
+                Train("soft_ram/table1_context", (*NEAR, SHARP), start="soft_ram/1/small-scenes-40", cpu=7 * MINUTE),
+                lesson=True,
+            ),
+            Cell(
+                "near-40b",
+                "lesson: and on",
+                Train("soft_ram/table1_context", (*NEAR, "trainer.epochs=5", SHARP), start="near-40", cpu=5 * MINUTE),
+                lesson=True,
+            ),
+            Cell(
+                "apart-40",
+                "lesson: as `apart`; context 40×40",
+                Train("soft_ram/table1_context", (*APART, SHARP), start="near-40b", cpu=5 * MINUTE),
+                lesson=True,
+            ),
+            Cell(
+                "far-40",
+                "lesson: as `far`; context 40×40",
+                Train("soft_ram/table1_context", (*FAR, SHARP), start="apart-40", cpu=6 * MINUTE),
+                lesson=True,
+            ),
+            Cell(
+                "far-fit-40",
+                "lesson: and on, with grids that are moved onto the digits and narrowed",
+                Train("soft_ram/table1_context", (*FIT, SHARP), start="far-40", cpu=15 * MINUTE),
+                lesson=True,
+            ),
+            Cell(
+                "pair-40",
+                "pair, context 40×40",
+                Train(
+                    "soft_ram/table2_pair",
+                    (*SHARP_PAIR, "optimizer.lr=0.002", "trainer.epochs=50"),
+                    start="far-fit-40",
+                    cpu=25 * MINUTE,
+                ),
+            ),
+            Cell(
+                "pair-40-longer",
+                "pair, for longer, at half the rate",
+                Train("soft_ram/table2_pair", (*SHARP_PAIR, "trainer.epochs=150"), start="pair-40", cpu=72 * MINUTE),
+            ),
+            Cell(
+                "pair-40-warped",
+                "the same, training digits turned, sheared and resized a little",
+                Train(
+                    "soft_ram/table2_pair",
+                    (*SHARP_PAIR, "data.warp=0.1", "trainer.epochs=130"),
+                    start="pair-40",
+                    cpu=75 * MINUTE,
+                ),
+            ),
+            Cell(
+                "pair-40-mean",
+                "pair, from the mean of the weights of these two",
+                Train(
+                    "soft_ram/table2_pair",
+                    (*SHARP_PAIR, "optimizer.lr=0.0001", "trainer.epochs=4"),
+                    start=("pair-40-longer", "pair-40-warped"),
+                    cpu=3 * MINUTE,
+                ),
+            ),
+            Cell("pair-40-mean-average", "the same, 10 noisy paths averaged", Evaluate("pair-40-mean", AVERAGED)),
             _cell("sum", "sum", Train("soft_ram/table2_sum", SUM, start="pair", cpu=15 * MINUTE), 2.55),
             Cell("sum-average", "the same, 10 noisy paths averaged", Evaluate("sum", AVERAGED)),
+            Cell(
+                "sum-40",
+                "sum, context 40×40",
+                Train("soft_ram/table2_sum", (*SUM, SHARP), start="pair-40-mean", cpu=14 * MINUTE),
+            ),
+            Cell("sum-40-average", "the same, 10 noisy paths averaged", Evaluate("sum-40", AVERAGED)),
         ),
         versions=(SSCI,),
     ),

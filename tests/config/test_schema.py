@@ -194,6 +194,12 @@ def test_a_configuration_from_before_a_key_existed_takes_its_default(values: dic
     assert schema.load(values) == schema.Config()
 
 
+def test_a_folder_that_a_shell_completed_is_the_same_one(values: dict[str, Any]) -> None:
+    """Runs are compared by their configuration."""
+    plain, completed = (schema.load(put(values, "init_from", [f"outputs/one{end}", "/"])) for end in ("", "/"))
+    assert plain == completed and completed.init_from == ("outputs/one", "/")
+
+
 def test_names_that_yaml_reads_as_something_else(values: dict[str, Any]) -> None:
     """YAML 1.1 reads `on` as true and `32` as a number."""
     trainer = schema.load(put(put(values, "trainer.compile", True), "trainer.precision", 32)).trainer
