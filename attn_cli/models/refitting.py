@@ -43,11 +43,11 @@ def refit(model: SoftRAM, images: Callable[[], Iterable[Tensor]]) -> str:
     N = model.size
     weights = weight.double().unflatten(1, (-1, N, N))  # (F, C, N, N)
     read = (weights.square().sum(0) * seen.var(0).unflatten(0, (-1, N, N))).sum(0)  # (N, N)
-    (up, tall), (aside, wide) = _spread(read.sum(1)), _spread(read.sum(0))
-    down, across = _resampling(N, up, tall).to(weights), _resampling(N, aside, wide).to(weights)
+    (below, tall), (aside, wide) = _spread(read.sum(1)), _spread(read.sum(0))
+    down, across = _resampling(N, below, tall).to(weights), _resampling(N, aside, wide).to(weights)
     weight.copy_(torch.einsum("fcyx,yb,xa->fcba", weights, down, across).flatten(1))
     # The extraction layer shall say where the new grids are: a linear regression on what it said.
-    filters = weights.new_tensor([aside, up])
+    filters = weights.new_tensor([aside, below])
     ratio = weights.new_tensor([wide, tall])
     wanted = raws.clone()
     whole = 2 / (N - 1)  # of a filter's distance at which the grid covers the image, which is 2 wide
@@ -63,8 +63,8 @@ def refit(model: SoftRAM, images: Callable[[], Iterable[Tensor]]) -> str:
     layer.weight.add_(change[:, :-1].to(layer.weight))
     layer.bias.add_(change[:, -1].to(layer.bias))
     return (
-        f"model.refit: grids {wide:.2f} times as wide and {tall:.2f} times as tall, moved by {aside:+.1f} of their "
-        f"filters to the right and {up:+.1f} down."
+        f"model.refit: grids {wide:.2f} times as wide and {tall:.2f} times as tall, moved by {aside:+.1f} and "
+        f"{below:+.1f} filters (to the right, down)."
     )
 
 
