@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from attn_cli.errors import Refused
 from attn_cli.models.rollout import rollout
 
 if TYPE_CHECKING:
@@ -36,13 +37,17 @@ EDGE = 0.99  # how near the edge of the image, at 1, a new centre may be: tanh n
 @torch.no_grad()
 def refit(model: SoftRAM, images: Callable[[], Iterable[Tensor]]) -> str:
     """Move and narrow the grids of `model`, with a fully-connected glimpse network and absolute centres; `images` gives
-    batches (B, C, H, W). Returns what was done in one line.
+    batches (B, C, H, W). Returns what was done in one line; raises Refused where nothing is read of them.
     """
     uppers, raws, seen = _watched(model, islice(images(), BATCHES))
     weight = model.glimpse_layer.weight
     N = model.size
     weights = weight.double().unflatten(1, (-1, N, N))  # (F, C, N, N)
     read = (weights.square().sum(0) * seen.var(0).unflatten(0, (-1, N, N))).sum(0)  # (N, N)
+    if not read.sum() > 0:
+        raise Refused(
+            "model.refit: the glimpse network reads nothing of the training images, so there is nothing to fit."
+        )
     (below, tall), (aside, wide) = _spread(read.sum(1)), _spread(read.sum(0))
     down, across = _resampling(N, below, tall).to(weights), _resampling(N, aside, wide).to(weights)
     weight.copy_(torch.einsum("fcyx,yb,xa->fcba", weights, down, across).flatten(1))
@@ -98,7 +103,7 @@ def _spread(read_N: Tensor) -> tuple[float, float]:
     share = read_N / read_N.sum()
     place = torch.arange(N).to(share) - (N - 1) / 2
     mean = (share * place).sum()
-    deviation = (share * (place - mean).square()).sum().sqrt()
+    deviation = (share * (place - mean).square()).sum().sqrt().clamp(min=0.5)  # one filter is one wide
     return float(mean), float(2 * REACH * deviation / N)
 
 

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from attn_cli.config.schema import Glimpses, Scales, SoftRam
+from attn_cli.errors import Refused
 from attn_cli.models.refitting import REACH, _resampling, _spread
 from attn_cli.models.rollout import rollout
 from attn_cli.models.soft_ram import SoftRAM
@@ -110,3 +111,13 @@ def test_spread():
     read[7:9] = 1.0
     mean, width = _spread(read)
     assert mean == pytest.approx(2.0) and width == pytest.approx(2 * REACH * 0.5 / N)
+    read[7] = 0.0
+    assert _spread(read) == pytest.approx((2.5, 2 * REACH * 0.5 / N))  # never a grid of no width
+
+
+def test_images_of_which_nothing_is_read_are_refused():
+    model, blank = make(), torch.zeros(8, 1, SIDE, SIDE, dtype=torch.uint8)
+    before = model.glimpse_layer.weight.clone()
+    with pytest.raises(Refused, match="the glimpse network reads nothing of the training images"):
+        model.prepare(lambda: iter([blank]))
+    assert model.glimpse_layer.weight.equal(before)
