@@ -75,10 +75,9 @@ def test_what_a_cell_refers_to_gives_it_what_it_needs(table: Table, cell: Cell) 
 def test_the_command_of_a_cell_composes(table: Table, cell: Cell) -> None:
     how = cell.how
     if isinstance(how, Train):
-        config = composed("train", [f"experiment={how.experiment}", *RECIPE, *how.overrides])
+        start = [] if how.start is None else [f"{how.by}=RUN"]
+        config = composed("train", [f"experiment={how.experiment}", *RECIPE, *how.overrides, *start])
         assert (config.experiment, config.trainer.threads) == (how.experiment, 1)
-        if how.start is not None:
-            composed("train", [f"experiment={how.experiment}", f"{how.by}=RUN"])
     elif isinstance(how, Evaluate):
         composed("eval", ["run=RUN", *how.overrides])
     elif isinstance(how, Combine):
