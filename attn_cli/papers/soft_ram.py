@@ -296,7 +296,7 @@ TABLES = (
             Cell(
                 "pair-40-longer",
                 "pair, for longer, at half the rate",
-                Train("soft_ram/table2_pair", (*SHARP_PAIR, "trainer.epochs=150"), start="pair-40", cpu=72 * MINUTE),
+                Train("soft_ram/table2_pair", (*SHARP_PAIR, "trainer.epochs=150"), start="pair-40", cpu=80 * MINUTE),
             ),
             Cell(
                 "pair-40-warped",
@@ -305,7 +305,7 @@ TABLES = (
                     "soft_ram/table2_pair",
                     (*SHARP_PAIR, "data.warp=0.1", "trainer.epochs=130"),
                     start="pair-40",
-                    cpu=75 * MINUTE,
+                    cpu=73 * MINUTE,
                 ),
             ),
             Cell(
