@@ -82,10 +82,10 @@ def _watched(model: SoftRAM, batches: Iterable[Tensor]) -> tuple[Tensor, Tensor,
     training = model.training
     model.eval()
     try:
-        for images in batches:
-            rollout(
-                model, images, images.new_zeros(1, len(images), model.steps, model.noises, dtype=torch.float32), True
-            )
+        for batch in batches:
+            images = batch.to(model.extraction.weight.device)  # the model goes to the data's device when it is trained
+            noise = torch.zeros(1, len(images), model.steps, model.noises, device=images.device)
+            rollout(model, images, noise, greedy=True)
     finally:
         model.train(training)
         for hook in hooks:
