@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 
+import numpy as np
 import torch
 
 from attn_cli.errors import Refused
@@ -12,14 +13,27 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto` takes the GPU if there is one; `gpu` without one is refused."""
+    """`auto` takes the GPU if there is one; `gpu` without one is refused. Convolutions on a GPU are fp32 from then on,
+    unless a training run asks for less (training.precision): torch rounds their operands unasked.
+    """
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     if not torch.cuda.is_available():
         raise Refused(
             "This build of torch finds no GPU: use trainer=cpu (device=cpu for evaluation) or install a CUDA build."
         )
+    torch.backends.cudnn.allow_tf32 = False
     return torch.device("cuda")
+
+
+def send(values: np.ndarray | torch.Tensor, device: torch.device) -> torch.Tensor:
+    """The same values as a tensor on the device. From pinned memory a GPU takes them when it comes to them, and the
+    host need not wait.
+    """
+    tensor = torch.as_tensor(values)
+    if device.type != "cuda" or tensor.is_cuda:
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def prepare_cpu(threads: int | None) -> int:

@@ -92,6 +92,14 @@ def average_(tensors: Sequence[Tensor]) -> None:
     torch._foreach_copy_(list(tensors), [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)])
 
 
+def give(tensors: Sequence[Tensor]) -> None:
+    """Each tensor becomes the first process's."""
+    if size() > 1:
+        with _exchange():
+            for tensor in tensors:
+                dist.broadcast(tensor, 0)
+
+
 def total(tensor: Tensor) -> Tensor:
     """The sum over the processes, int64 of the same shape; made for counts."""
     tensor = tensor.long()

@@ -164,6 +164,17 @@ class Run:
                 status["status"] = "killed"
         return status
 
+    def check_idle(self) -> None:
+        """Raise Refused while a process trains the run; of another machine's that cannot be known."""
+        status = self.status()
+        if status["status"] != "running":
+            return
+        host, where, remedy = status.get("host"), "", "wait until that has ended"
+        if host not in (None, platform.node()):
+            where = f" of {host}"
+            remedy = f"if that is gone, delete {self.path / 'status.json'} and go on"
+        raise Refused(f"{self.path} is still being trained by process {status.get('pid')}{where}: {remedy}.")
+
     def set_status(self, status: str, message: str = "", epoch: int | None = None, step: int | None = None) -> None:
         """Replace status.json. `started` is when the process that trains took the run up; another one may say how it
         ended. Epoch and step stay unless given.

@@ -94,7 +94,7 @@ def train(config: schema.Config) -> dict[str, Any]:
 
 
 def begun(config: schema.Config) -> list[Any]:
-    """Weights after one step, which in the second process were drawn a little differently."""
+    """Weights after training, which in the second process were drawn a little differently."""
     from attn_cli.data.batches import open_data
     from attn_cli.learning.training import fit, make_learner
 
@@ -141,6 +141,18 @@ def normalised(size: int) -> Any:
         gradients = [parameter.grad for parameter in network.parameters()]
         processes.average_(gradients)
     return output.detach().numpy(), [g.numpy() for g in gradients], [b.numpy() for b in network.buffers()]
+
+
+def far_from_zero(size: int) -> Any:
+    """The variance that a normalisation of numbers near 30 finds."""
+    from attn_cli.learning.batch_norm import normalise_together
+
+    network = nn.Sequential(nn.BatchNorm1d(1, momentum=1.0))
+    values = 30 + 0.03 * torch.randn(4000, 1, generator=torch.Generator().manual_seed(0))
+    with processes.joined(place(replace(DDP, devices=size)), "cpu"):
+        normalise_together(network)
+        network(values[processes.rank() :: size])
+    return float(network[0].running_var)  # type: ignore[arg-type]
 
 
 def exchanges(dies: bool) -> Any:
@@ -221,6 +233,13 @@ def test_weights_that_were_drawn_differently_are_made_equal(config: schema.Confi
     assert first == second and len(first) > 4
 
 
+def test_a_classifier_is_reset_to_the_same_weights_in_all_processes(config: schema.Config, tmp_path: Path) -> None:
+    model = schema.SoftRam(features=8, hidden=6, coarse=9, filters=(2, 2, 4), reset_every=1, resets=1)
+    soft = replace(config, model=model, trainer=replace(config.trainer, epochs=2))
+    first, second = together(tmp_path, 2, "begun", soft)
+    assert first == second and len(first) > 4
+
+
 def test_the_results_agree(both: list[dict[str, Any]]) -> None:
     alone, first, second = (answer["result"] for answer in both)
     for key in ("val_error", "test_error", "test_error_interval", "test_error_deviation", "digests", "device"):
@@ -269,6 +288,22 @@ def test_batch_normalisation_over_all_processes(tmp_path: Path) -> None:
         np.testing.assert_allclose(own_output, output[rank::2], rtol=1e-4, atol=1e-5)
         for ours, theirs in zip(own_gradients + own_buffers, gradients + buffers, strict=True):
             np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_batch_normalisation_of_numbers_far_from_zero(tmp_path: Path) -> None:
+    for found in together(tmp_path, 2, "far_from_zero", 2):
+        assert found == pytest.approx(0.03**2, rel=0.1)
+
+
+def test_a_normalisation_that_does_more_is_not_replaced() -> None:
+    from attn_cli.learning.batch_norm import normalise_together
+
+    class BatchNormAct2d(nn.BatchNorm2d):
+        """As timm has it: its activation is part of it."""
+
+    network = nn.Sequential(nn.Conv2d(1, 2, 3), BatchNormAct2d(2))
+    with pytest.raises(Refused, match="BatchNormAct2d.*train it in one process"):
+        normalise_together(network)
 
 
 EXCHANGED = ([[[0.5, 0.5], [0.5, 0.5]], 5.0], [3, 20], True, False, "from 0", [0, 1])

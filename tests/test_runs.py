@@ -143,6 +143,10 @@ def test_run_on_another_machine_is_believed(tmp_path: Path, ended_pid: int) -> N
     run = runs.create(CONFIG, tmp_path)
     edit_status(run, pid=ended_pid, host="elsewhere")
     assert run.status()["status"] == "running"
+    with pytest.raises(Refused, match=f"process {ended_pid} of elsewhere: if that is gone, delete .*status.json"):
+        run.check_idle()
+    (run.path / "status.json").unlink()
+    run.check_idle()
 
 
 def test_folder_without_status_is_killed(tmp_path: Path) -> None:

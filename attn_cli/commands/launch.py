@@ -57,8 +57,7 @@ def continued(path: str) -> tuple[Run, schema.Config]:
     status = folder.status()["status"]
     if status == "finished":
         raise Refused(f"{path} is finished: evaluate it with `attn eval run={path}`, or start a new run.")
-    if status == "running":
-        raise Refused(f"{path} is still being trained by process {folder.status()['pid']}.")
+    folder.check_idle()
     return folder, replace(folder.config(), resume=None)
 
 

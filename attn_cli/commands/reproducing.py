@@ -196,8 +196,8 @@ def _train(step: Step, given: list[str]) -> Record:
     """Start or resume the run of a step, unless it is finished, and wait for its result."""
     run = newest(step)
     status = run.status() if run is not None else {}
-    if run is not None and status["status"] == "running":
-        raise Refused(f"{run.path} is still being trained by process {status['pid']}: wait until that has ended.")
+    if run is not None:
+        run.check_idle()
     if status.get("status") != "finished":
         resumable = run is not None and any(run.checkpoints.glob("*.ckpt"))
         step.folder.mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from attn_cli.config import schema
 from attn_cli.data.splits import DataInfo, Fixed, Split
+from attn_cli.devices import send
 from attn_cli.games.catch import Catch, draw_starts
 
 VALIDATION, TEST = 2_000, 10_000  # games
@@ -51,5 +52,5 @@ class Games:
         return self._batch(draw_starts(VALIDATION if split == "validation" else TEST, "catch", "fixed", split))
 
     def _batch(self, starts: Tensor) -> tuple[Tensor, Tensor]:
-        starts = starts.to(self._device)
+        starts = send(starts, self._device)
         return Catch.begin(starts).screens(), starts

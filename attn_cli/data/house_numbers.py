@@ -27,6 +27,7 @@ from torch import Tensor
 from attn_cli.data import layouts
 from attn_cli.data.keys import draws, noise
 from attn_cli.data.sequences import Sequences, weights
+from attn_cli.devices import send
 
 BACKGROUND = 128  # what is outside of an image
 RED, GREEN, BLUE = 77, 150, 29  # parts of 256 of the brightness
@@ -104,7 +105,7 @@ class HouseNumbers(Sequences):
         # A pixel of the photograph, enlarged by linear interpolation, reaches about half its size into its neighbours.
         blur = np.clip((3 * numbers.pixel // 2 - layouts.UNIT) // 2, 0, BLUR)
         ink = self.draw(numbers, blur)
-        return self.paint(numbers, ink, *parts), torch.from_numpy(self.targets(numbers)).to(ink.device)
+        return self.paint(numbers, ink, *parts), send(self.targets(numbers), ink.device)
 
     def paint(self, numbers: layouts.Numbers, ink: Tensor, *parts: int | str) -> Tensor:
         """uint8 (B, C, H, W) around the digits' `ink` (B, H, W)."""
@@ -112,7 +113,7 @@ class HouseNumbers(Sequences):
         wall, plate, digit = self._table(look.colours(self.grey))[..., None, None]  # (B, C, 1, 1) each
         image = wall + self._texture(look, *parts)[:, None]
         if len(look.plated):
-            some = torch.from_numpy(look.plated).to(ink.device)
+            some = send(look.plated, ink.device)
             behind = image.index_select(0, some)
             behind += (plate[some] - behind).mul_(self._plate(numbers, look)[:, None]) >> 6
             image.index_copy_(0, some, behind)
@@ -120,7 +121,7 @@ class HouseNumbers(Sequences):
         image += (digit - image).mul_(cover) >> 6
         image.clamp_(0, 255)
         image -= (image * self._darkness(look)[:, None]) >> 8
-        grain = torch.from_numpy(noise(tuple(ink.shape), *parts, "grain").view(np.int8)).to(ink.device)
+        grain = send(noise(tuple(ink.shape), *parts, "grain").view(np.int8), ink.device)
         image += (grain >> self._table(look.grain).to(torch.int8)[:, None, None])[:, None]
         return image.clamp_(0, 255).to(torch.uint8)
 
@@ -128,10 +129,10 @@ class HouseNumbers(Sequences):
         """int16 (B, H, W) around 0: two layers of noise."""
         noises, columns = [], []
         for layer, (cell, shift, strength) in enumerate(look.texture):
-            which = torch.from_numpy((cell * SHIFTS + shift).T.copy()).to(self.ink.device)
+            which = send((cell * SHIFTS + shift).T.copy(), self.ink.device)
             rows, column = (table.index_select(0, k) for table, k in zip(self.stretch[layer], which, strict=True))
             grid = noise((len(cell), column.shape[2], column.shape[2]), *parts, "texture", layer)
-            down = rows @ torch.from_numpy(grid).to(self.ink.device).float()  # (B, H, G)
+            down = rows @ send(grid, self.ink.device).float()  # (B, H, G)
             noises.append(down.mul_(1 / 256).round_().sub_(128).mul_(self._table(strength).float()[:, None, None]))
             columns.append(column)
         texture = torch.cat(noises, 2).mul_(1 / 256).floor_() @ torch.cat(columns, 2).transpose(1, 2)
@@ -156,13 +157,13 @@ class HouseNumbers(Sequences):
             into_y, into_x, edge, strength = look.shadow[look.shaded].T[:, :, None]
             down, right = (into_y * y >> 3) + edge, into_x * x >> 3
             shadow = (self._table(down)[:, :, None] + self._table(right)[:, None, :]).clamp_(0, 128)
-            some = torch.from_numpy(look.shaded).to(self.ink.device)
+            some = send(look.shaded, self.ink.device)
             dark.index_add_(0, some, shadow.mul_(self._table(strength)[:, :, None]) >> 7)
         return dark.clamp_(max=127)
 
     def _table(self, values: np.ndarray) -> Tensor:
         """int16 on the device."""
-        return torch.from_numpy(values.astype(np.int16)).to(self.ink.device)
+        return send(values.astype(np.int16), self.ink.device)
 
 
 def stretched(cells: np.ndarray, count: int, side: int) -> Tensor:

@@ -29,6 +29,7 @@ from attn_cli.data.keys import draws
 from attn_cli.data.scenes import Geometry, Layout, clutter, piece_bounds, place
 from attn_cli.data.scenes import misfit as single_misfit
 from attn_cli.data.warps import warped
+from attn_cli.devices import send
 
 
 class Places:
@@ -130,7 +131,7 @@ class Pairs:
         """uint8 (B, 1, H, W) and int64 (B,), of sequences (B, 3), on the device; `own` int64 (B,) are first digits."""
         n, h, w = self.digits.shape
         where = layout(self.geometry, self.places, n, (h, w), own, *parts)
-        both = torch.from_numpy(np.concatenate([own, where.other])).to(self.digits.device)
+        both = send(np.concatenate([own, where.other]), self.digits.device)
         first, other = warped(self.digits.index_select(0, both), self.warp, *parts, "warp").chunk(2)
         images = render(self.geometry, self.digits, first, other, where)
         first, other = self.labels.index_select(0, both).chunk(2)
@@ -142,7 +143,7 @@ class Pairs:
 def from_left_to_right(first: Tensor, other: Tensor, where: PairLayout) -> Tensor:
     """int64 (B, 3): the two classes (B,) as one reads them, and 10 for the end."""
     ahead = (where.other_x < where.first.x) | ((where.other_x == where.first.x) & (where.other_y < where.first.y))
-    swapped = torch.from_numpy(ahead).to(first.device)
+    swapped = send(ahead, first.device)
     left, right = torch.where(swapped, other, first), torch.where(swapped, first, other)
     return torch.stack([left, right, torch.full_like(left, 10)], 1)
 

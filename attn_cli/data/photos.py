@@ -16,6 +16,7 @@ from attn_cli.config import schema
 from attn_cli.data import prepared
 from attn_cli.data.keys import below, permutation
 from attn_cli.data.splits import DataInfo, Fixed, Order, Split
+from attn_cli.devices import send
 from attn_cli.errors import Refused
 
 
@@ -54,7 +55,6 @@ class Photos:
         rows = {**self._rows, "test": np.arange(len(test))}
         of = {"train": source.labels["train"], "validation": source.labels["train"], "test": source.labels["test"]}
         self.labels = {split: _label_rows(of[split][rows[split]]) for split in prepared.SPLITS}
-        self._device_rows = torch.from_numpy(self._rows["train"])
         counts = {split: len(rows[split]) for split in prepared.SPLITS}
         self.info = DataInfo(
             config.name,
@@ -76,7 +76,6 @@ class Photos:
                 self.images[split] = images.to(device)
         for split in self.labels:
             self.labels[split] = self.labels[split].to(device)
-        self._device_rows = self._device_rows.to(device)
         self._order.to(device)
         self._fixed.to(device)
         return self
@@ -85,13 +84,13 @@ class Photos:
         return self._order.steps(batch_size)
 
     def train_batch(self, seed: int, epoch: int, step: int, batch_size: int) -> tuple[Tensor, Tensor]:
-        own, _ = self._order.batch(seed, epoch, step, batch_size)
+        own, numbers = self._order.batch(seed, epoch, step, batch_size)
         height, width = self.images["train"].shape[-2:]
         bounds = np.array([height - self.height + 1, width - self.width + 1])
         corners = below(bounds, (len(own), 2), "crop", seed, epoch, step)
-        rows = self._device_rows.index_select(0, own).to(self.images["train"].device)
+        rows = send(self._rows["train"][numbers], self.images["train"].device)
         images = crops(self.images["train"], rows, corners, self.height, self.width)
-        return images.to(own.device), self.labels["train"].index_select(0, own)
+        return send(images, own.device), self.labels["train"].index_select(0, own)
 
     def fixed(self, split: Split) -> tuple[Tensor, Tensor]:
         return self._fixed.get(split)
@@ -112,7 +111,7 @@ class Photos:
         images = self.images["test" if split == "test" else "train"]
         images = images[..., top : top + self.height, left : left + self.width]
         if split != "test":
-            images = images.index_select(0, torch.from_numpy(self._rows[split]).to(images.device))
+            images = images.index_select(0, send(self._rows[split], images.device))
         return images.contiguous().to(self.labels[split].device)
 
 
@@ -175,7 +174,7 @@ def _fits(images: Tensor, device: torch.device) -> bool:
 
 def mirrored(images_BCHW: Tensor, *parts: int | str) -> Tensor:
     """Each image left for right with probability 1/2, drawn for the parts."""
-    drawn = torch.from_numpy(below(2, (len(images_BCHW),), "mirror", *parts)).to(images_BCHW.device)
+    drawn = send(below(2, (len(images_BCHW),), "mirror", *parts), images_BCHW.device)
     return torch.where(drawn.bool()[:, None, None, None], images_BCHW.flip(-1), images_BCHW)
 
 
@@ -196,7 +195,7 @@ def crops(pool: Tensor, rows: Tensor, corners: np.ndarray, height: int, width: i
     channels, h, w = pool.shape[1:]
     span = (height - 1) * w + width
     runs = pool.view(-1).as_strided((pool.numel() - span + 1, span), (1, 1))
-    start = torch.from_numpy(corners[:, 0] * w + corners[:, 1]).to(pool.device) + rows * (channels * h * w)
+    start = send(corners[:, 0] * w + corners[:, 1], pool.device) + rows * (channels * h * w)
     start = start[:, None] + torch.arange(channels, device=pool.device) * (h * w)
     cut = runs.index_select(0, start.view(-1))
     strides = (channels * span, span, w, 1)

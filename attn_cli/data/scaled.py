@@ -25,6 +25,7 @@ from torch import Tensor
 
 from attn_cli.data.keys import draws
 from attn_cli.data.scenes import Geometry, place
+from attn_cli.devices import send
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Scaled:
     def compose(self, own: np.ndarray, *parts: int | str) -> tuple[Tensor, Tensor]:
         """uint8 (B, 1, H, W) and int64 (B,) on the device; `own` int64 (B,) are the digits."""
         squares = self.where(len(own), *parts)
-        shown, size = torch.from_numpy(np.stack([own, squares.side - self.sides[0]])).to(self.digits.device)
+        shown, size = send(np.stack([own, squares.side - self.sides[0]]), self.digits.device)
         weights_BSK = self.weights.index_select(0, size)
         rows = (weights_BSK @ self.digits.index_select(0, shown).float()).mul_(1 / 256).round_()
         resized = (rows @ weights_BSK.transpose(1, 2)).mul_(1 / 256).round_().clamp_(max=255).to(torch.uint8)

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from attn_cli.data.keys import below
 from attn_cli.data.warps import warped
+from attn_cli.devices import send
 
 CHUNK = 1000  # scenes made at a time when a whole split is made; part of the definition of the fixed scenes
 
@@ -104,7 +105,7 @@ def place(geometry: Geometry, shown: Tensor, y: np.ndarray, x: np.ndarray) -> Te
     buffer[:, reach : reach + h * geometry.width].unflatten(1, (h, geometry.width))[:, :, :w] = shown
     runs = buffer.view(-1).as_strided((buffer.numel() - size + 1, size), (1, 1))
     own = np.arange(b).reshape(b, *[1] * (y.ndim - 1))
-    start = torch.from_numpy(own * (reach + size) + reach - (y * geometry.width + x)).to(shown.device)
+    start = send(own * (reach + size) + reach - (y * geometry.width + x), shown.device)
     return runs.index_select(0, start.view(-1)).view(*y.shape, geometry.height, geometry.width)
 
 
@@ -115,7 +116,7 @@ def clutter(geometry: Geometry, scenes: Tensor, digits: Tensor, where: Layout) -
     p, pieces = geometry.piece_size, geometry.pieces
     cut = (where.source * h + where.source_y) * w + where.source_x
     corner = where.piece_y * width + where.piece_x
-    cut_PB, corner_PB = torch.from_numpy(np.stack([cut.T, corner.T])).to(scenes.device)
+    cut_PB, corner_PB = send(np.stack([cut.T, corner.T]), scenes.device)
     # A piece lies within a contiguous run of the flat pool: copied as such, then read with the digit's row pitch.
     span = (p - 1) * w + p
     runs = digits.view(-1).as_strided((n * h * w - span + 1, span), (1, 1)).index_select(0, cut_PB.reshape(-1))

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from attn_cli.data import layouts
 from attn_cli.data.scenes import Geometry, place
+from attn_cli.devices import send
 
 FINE = 4096  # of these a pixel of a digit
 NOTHING = -1  # label behind the terminal class
@@ -47,7 +48,7 @@ class Sequences:
     def compose(self, own: np.ndarray, *parts: int | str) -> tuple[Tensor, Tensor]:
         """uint8 (B, 1, H, W) and int64 (B, L+1) on the device; of `own` only the number of images counts."""
         numbers = layouts.draw(self.pool, self.size, self.random_crop, len(own), *parts)
-        return self.draw(numbers)[:, None], torch.from_numpy(self.targets(numbers)).to(self.ink.device)
+        return self.draw(numbers)[:, None], send(self.targets(numbers), self.ink.device)
 
     def targets(self, numbers: layouts.Numbers) -> np.ndarray:
         """int64 (B, L+1): classes from left to right, 10 for the end, -1 behind it."""
@@ -64,7 +65,7 @@ class Sequences:
         corner = numbers.middle // layouts.UNIT - np.array(shape) // 2
         corner = np.clip(corner, 0, np.array(self.size) - shape)
         box = numbers.box - (corner * layouts.UNIT).repeat(2, 1)[numbers.number]
-        chosen = self.ink.index_select(0, torch.from_numpy(numbers.digit).to(self.ink.device)).float()
+        chosen = self.ink.index_select(0, send(numbers.digit, self.ink.device)).float()
         blur = np.zeros_like(numbers.middle) if blur is None else blur
         rows, columns = (
             weights(box[:, 2 * k : 2 * k + 2], self.extent[numbers.digit, k], shape[k], chosen, blur[numbers.number, k])
@@ -72,7 +73,7 @@ class Sequences:
         )
         drawn = (rows @ chosen).mul_(1 / 256).round_() @ columns.transpose(1, 2)
         sums = drawn.new_zeros(len(numbers.count), shape[0] * shape[1])
-        sums.index_add_(0, torch.from_numpy(numbers.number).to(drawn.device), drawn.flatten(1))
+        sums.index_add_(0, send(numbers.number, drawn.device), drawn.flatten(1))
         part = sums.mul_(1 / 256).round_().clamp_(max=255).to(torch.uint8).view(-1, *shape)
         if shape == self.size:
             return part
@@ -90,7 +91,7 @@ def weights(edges: np.ndarray, extent: np.ndarray, size: int, like: Tensor, blur
     middle = -edges[:, 0] * step // layouts.UNIT + step // 2  # of the image's first pixel
     half = np.maximum(step + 2 * blur * step // layouts.UNIT, FINE) // 2  # of what a pixel of the image takes in
     gain = np.float32(128) / half.astype(np.float32)
-    table = torch.from_numpy(np.stack([step, middle, half + FINE // 2, gain]).astype(np.float32)).to(like.device)
+    table = send(np.stack([step, middle, half + FINE // 2, gain]).astype(np.float32), like.device)
     step_D, middle_D, reach_D, gain_D = table[:, :, None]
     # Up to the last product everything is an integer below 2^24.
     middles_DS = torch.arange(size, device=like.device) * step_D + middle_D

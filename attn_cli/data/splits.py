@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from attn_cli.data.keys import permutation
+from attn_cli.devices import send
 
 Split = str  # "validation" or "test"
 P = TypeVar("P", bound="Pictures")
@@ -113,7 +114,7 @@ class Order:
             raise IndexError(f"step {step} of an epoch of {steps} steps")
         if self.current.get(seed, (-1,))[0] != epoch:
             made = permutation(self.count, "order", seed, epoch)
-            self.current[seed] = (epoch, torch.from_numpy(made).to(self.device), made)
+            self.current[seed] = (epoch, send(made, self.device), made)
         _, order, cpu = self.current[seed]
         part = slice(step * batch_size, (step + 1) * batch_size)
         return order[part], cpu[part]

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from attn_cli.data.keys import below
+from attn_cli.devices import send
 
 ONE = 1 << 12  # an entry of 1 of a map
 FINE = 256  # steps between two pixels
@@ -45,7 +46,7 @@ def resample(digits: Tensor, maps: np.ndarray) -> Tensor:
     both = padded[:, :, :-1] | padded[:, :, 1:] << 8
     four = both[:, :-1] | both[:, 1:] << 16  # a pixel, the one beside it, and the two below, in one number
     y, x = (torch.arange(1 - side, side, 2, device=digits.device).float() for side in (h, w))  # in half pixels
-    entries = torch.from_numpy(maps.astype(np.float32)).to(digits.device)[..., None, None]
+    entries = send(maps.astype(np.float32), digits.device)[..., None, None]
     pixels, shares = [], []
     for axis, side in enumerate((h, w)):
         place = entries[:, axis, 0] * y[:, None] + entries[:, axis, 1] * x + (side - 1) * ONE

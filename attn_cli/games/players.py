@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from attn_cli.data.keys import below
+from attn_cli.devices import send
 from attn_cli.games.catch import LEFT, RIGHT, STAY, Catch
 
 Player = Callable[[Catch], Tensor]  # games → actions (R,)
@@ -19,7 +20,7 @@ Player = Callable[[Catch], Tensor]  # games → actions (R,)
 def chance(game: Catch) -> Tensor:
     """One of the three actions, whatever it sees."""
     actions = below(len(game.actions), (len(game.paddle),), "random player", game.frame)
-    return torch.from_numpy(actions).to(game.paddle.device)
+    return send(actions, game.paddle.device)
 
 
 def follow(game: Catch) -> Tensor:

@@ -1,7 +1,7 @@
 """Batch normalisation over the whole batch when each process has a share of it.
 
 `torch.nn.SyncBatchNorm` does this on GPUs only, and counts the images of each process in a host-device sync. Shares are
-equal here, so one sum of two numbers a channel is enough: Σx and Σx², over all processes. Its backward pass is a sum
+equal here, so two sums a channel are enough: Σx over all processes, then Σ(x − mean)². Their backward pass is a sum
 over the processes, too: with the mean of all gradients this is the gradient of one process with the whole batch.
 """
 
@@ -41,25 +41,32 @@ class WholeBatchNorm(_BatchNorm):
         over = [0, *range(2, input.dim())]
         count = input.numel() // input.shape[1] * processes.size()
         values = input.float()
-        mean, square = all_reduce(torch.stack([values.sum(over), (values * values).sum(over)])) / count  # (C,) each
-        variance = square - mean * mean
+        shape = (1, -1, *[1] * (input.dim() - 2))
+        mean = all_reduce(values.sum(over)) / count  # (C,)
+        centred = values - mean.view(shape)
+        variance = all_reduce((centred * centred).sum(over)) / count
         with torch.no_grad():
             running_mean, running_var = cast(Tensor, self.running_mean), cast(Tensor, self.running_var)
             running_mean.lerp_(mean, cast(float, self.momentum))
             running_var.lerp_(variance * (count / max(count - 1, 1)), cast(float, self.momentum))
             cast(Tensor, self.num_batches_tracked).add_(1)
-        shape = (1, -1, *[1] * (input.dim() - 2))
-        scale = self.weight * torch.rsqrt(variance.clamp(min=0) + self.eps)
-        return ((values - mean.view(shape)) * scale.view(shape) + self.bias.view(shape)).to(input.dtype)
+        scale = self.weight * torch.rsqrt(variance + self.eps)
+        return (centred * scale.view(shape) + self.bias.view(shape)).to(input.dtype)
 
 
 def normalise_together(module: nn.Module) -> None:
-    """Replace every batch normalisation in `module`, in place."""
+    """Replace every batch normalisation in `module`, in place; raises Refused for one that does more than torch's."""
     for name, child in module.named_children():
-        if isinstance(child, (nn.BatchNorm1d, nn.BatchNorm2d)):
+        if type(child) in (nn.BatchNorm1d, nn.BatchNorm2d):
+            assert isinstance(child, _BatchNorm)
             whole = WholeBatchNorm(child.num_features, child.eps, cast(float, child.momentum))
             whole.load_state_dict(child.state_dict())
             whole.train(child.training)
             setattr(module, name, whole)
+        elif isinstance(child, _BatchNorm):
+            raise Refused(
+                f"The layer {type(child).__name__} of this network cannot normalise over the batches of several "
+                "processes: train it in one process."
+            )
         else:
             normalise_together(child)

@@ -153,7 +153,9 @@ class Learner(pl.LightningModule):
         return [{"params": others, "lr": rate}, {"params": slow, "lr": rate * share}]
 
     def on_train_start(self) -> None:
-        self._optimiser: Any = self.optimizers(use_pl_optimizer=False)
+        optimiser: Any = self.optimizers(use_pl_optimizer=False)
+        optimisers.match_layouts(optimiser)
+        self._optimiser = optimiser
         self._schedule: Any = self.lr_schedulers()
         self._progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
         self._since = time.perf_counter()
@@ -297,8 +299,9 @@ class SoftRamLearner(Learner):
             self.model.pretrain(epoch < options.pretrain_glimpse)
         every = options.reset_every
         if every and epoch and epoch % every == 0 and epoch // every <= options.resets:
-            for parameter in self.model.reset_classifier():
-                self._optimiser.state.pop(parameter, None)  # Adam's means are those of the old weights
+            weights = self.model.reset_classifier()
+            processes.give([weight.detach() for weight in weights])  # each process draws others
+            optimisers.forget(self._optimiser, weights)
 
     @property
     def changes_between_epochs(self) -> bool:

@@ -10,8 +10,10 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
+from pytorch_lightning import Callback
 
 
 def in_turns(functions: dict[str, Callable[[], None]], seconds: float, device: torch.device) -> dict[str, float]:
@@ -36,6 +38,25 @@ def in_turns(functions: dict[str, Callable[[], None]], seconds: float, device: t
         for name, function in functions.items():
             times[name].append(burst(function, calls[name]))
     return {name: statistics.median(values) for name, values in times.items()}
+
+
+class Clock(Callback):
+    """Notes the time at which one step in `every` starts, when a GPU has done all before it."""
+
+    def __init__(self, every: int = 1):
+        self.every, self.times = every, list[float]()
+
+    def on_train_batch_start(self, trainer: object, module: Any, batch: object, number: int) -> None:
+        if number % self.every:
+            return
+        if module.device.type == "cuda":
+            torch.cuda.synchronize()
+        self.times.append(time.perf_counter())
+
+    def seconds(self) -> float:
+        """Median of a step, without the first tenth, which may compile and allocate."""
+        warm = self.times[len(self.times) // 10 + 1 :]
+        return statistics.median(b - a for a, b in zip(warm, warm[1:], strict=False)) / self.every
 
 
 def start_memory(device: torch.device) -> None:

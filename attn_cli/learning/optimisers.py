@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -24,6 +25,10 @@ def build(config: Optimizer, groups: list[dict[str, Any]], total_steps: int, ste
             weight_decay=config.weight_decay,
             fused=True,
         )
+        if config.momentum:  # torch's fused step takes all buffers or none; weights may get a gradient later
+            for group in groups:
+                for parameter in group["params"]:
+                    optimiser.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     else:
         optimiser = torch.optim.AdamW(groups, weight_decay=config.weight_decay, fused=True)
     if config.name == "adam_onecycle":
@@ -38,3 +43,20 @@ def build(config: Optimizer, groups: list[dict[str, Any]], total_steps: int, ste
     return optimiser, torch.optim.lr_scheduler.LambdaLR(
         optimiser, lambda step: config.decay ** (step // max(1, steps_per_epoch))
     )
+
+
+def match_layouts(optimiser: torch.optim.Optimizer) -> None:
+    """Give what was read from a checkpoint the strides of its weights, which may have the channels last: a fused step
+    goes through the memory of both side by side.
+    """
+    for parameter, state in optimiser.state.items():
+        for name, value in state.items():
+            if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
+                state[name] = torch.empty_like(parameter).copy_(value)
+
+
+def forget(optimiser: torch.optim.Optimizer, parameters: Iterable[torch.nn.Parameter]) -> None:
+    """As if these had never been changed."""
+    for parameter in parameters:
+        for value in optimiser.state.get(parameter, {}).values():
+            value.zero_()

@@ -36,7 +36,7 @@ def profile_steps(step: Callable[[], object], device: torch.device, steps: int =
             torch.cuda.synchronize()
     events = list(profiler.events() or [])
     if gpu:
-        work = [event for event in events if event.device_type == DeviceType.CUDA]
+        work = [e for e in events if e.device_type == DeviceType.CUDA and not e.is_user_annotation]
         launches = sum(any(word in event.name for word in STARTS) for event in events)
     else:
         work = [event for event in events if _outermost(event)]

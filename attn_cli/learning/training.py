@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import random
-import time
 import warnings
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -119,22 +118,12 @@ def precision(name: str) -> Iterator[None]:
     """
     before, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     torch.set_float32_matmul_precision({"32": "highest", "tf32": "high", "bf16": "medium"}[name])
-    torch.backends.cudnn.allow_tf32 = name != "32"  # torch allows it unasked
+    torch.backends.cudnn.allow_tf32 = name != "32"
     try:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
         torch.backends.cudnn.allow_tf32 = convolutions
-
-
-class Clock(Callback):
-    """Notes the time at which each step starts."""
-
-    def __init__(self, times: list[float]):
-        self.times = times
-
-    def on_train_batch_start(self, *_: Any) -> None:
-        self.times.append(time.perf_counter())
 
 
 def fit(

@@ -14,6 +14,7 @@ import torch
 from attn_cli.commands import bench
 from attn_cli.config import command_sections, schema
 from attn_cli.errors import Refused
+from attn_cli.learning.measuring import Clock
 
 
 @pytest.fixture(scope="module")
@@ -149,3 +150,14 @@ def test_memory_of_each_shape_is_its_own():
     assert during - before == pytest.approx(400, abs=40)
     if Path("/proc/self/clear_refs").exists():
         assert after < during - 300
+
+
+def test_a_clock_that_looks_now_and_then_tells_the_seconds_of_one_step(monkeypatch):
+    """On a GPU, where the host runs ahead, it looks at every few steps."""
+    now = iter([0.0, 5.0, 6.0, 7.0])  # the first steps are slow
+    monkeypatch.setattr("attn_cli.learning.measuring.time.perf_counter", lambda: next(now))
+    clock, module = Clock(every=10), torch.nn.Linear(1, 1)
+    module.device = torch.device("cpu")  # type: ignore[assignment]
+    for number in range(40):
+        clock.on_train_batch_start(None, module, None, number)
+    assert len(clock.times) == 4 and clock.seconds() == pytest.approx(0.1)

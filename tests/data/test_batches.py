@@ -250,3 +250,17 @@ def test_batches_and_digests_are_the_same_on_a_gpu(digit_root: Path) -> None:
         ours, theirs = here.train_batch(0, 1, step, 16), there.train_batch(0, 1, step, 16)
         assert theirs[0].is_cuda and torch.equal(ours[0], theirs[0].cpu()) and torch.equal(ours[1], theirs[1].cpu())
     assert here.to("cuda").fixed("test")[0].is_cuda
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    "name", ["cluttered_digits", "digits_pairs", "digits_scales", "digits_sequence", "house_numbers"]
+)
+def test_the_host_does_not_wait_for_a_batch_on_a_gpu(name: str, digit_root: Path) -> None:
+    data = open_data(dataclasses.replace(config_of(name), root=str(digit_root))).to("cuda")
+    data.train_batch(0, 0, 0, 16)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        data.train_batch(0, 0, 1, 16)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

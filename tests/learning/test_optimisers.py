@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
 import torch
 
 from attn_cli.config.schema import Optimizer
-from attn_cli.learning.optimisers import build
+from attn_cli.learning.optimisers import build, forget, match_layouts
 
 
 def weight() -> torch.nn.Parameter:
@@ -85,3 +86,54 @@ def test_each_group_has_its_own_rate(name):
         assert second == pytest.approx(0.3 * first)
         optimiser.step()
         schedule.step()
+
+
+def steps(optimiser, weights, count: int) -> None:
+    generator = torch.Generator().manual_seed(3)
+    for _ in range(count):
+        for parameter in weights:
+            parameter.grad = torch.randn(parameter.shape, generator=generator).to(memory_format=torch.channels_last)
+        optimiser.step()
+
+
+@pytest.mark.parametrize("name", ["adam", "sgd"])
+def test_moments_from_a_checkpoint_fit_weights_with_the_channels_last(name):
+    """A checkpoint has its numbers in the order of their indices, whatever that of the weights is."""
+
+    def made():
+        torch.manual_seed(0)
+        weights = [torch.nn.Parameter(torch.randn(4, 3, 5, 5).to(memory_format=torch.channels_last))]
+        return weights, build(Optimizer(name, lr=0.1), [{"params": weights, "lr": 0.1}], 10, 10)[0]
+
+    ours, optimiser = made()
+    steps(optimiser, ours, 2)
+    theirs, other = made()
+    theirs[0].data.copy_(ours[0].data)
+    state = copy.deepcopy(optimiser.state_dict())
+    for moments in state["state"].values():
+        moments.update({key: value.contiguous() for key, value in moments.items()})
+    other.load_state_dict(state)
+    match_layouts(other)
+    for each, weights in ((optimiser, ours), (other, theirs)):
+        steps(each, weights, 1)
+    assert torch.equal(ours[0], theirs[0])
+
+
+@pytest.mark.parametrize("name", ["adam", "sgd"])
+def test_what_is_forgotten_goes_on_like_new_weights(name):
+    """Also of SGD, whose fused step takes the buffers of all weights or of none."""
+    config = Optimizer(name, lr=0.1, momentum=0.9)
+    both = [weight(), weight()]
+    optimiser, _ = build(config, [{"params": both, "lr": 0.1}], 10, 10)
+    both[0].grad = torch.tensor([3.0])
+    optimiser.step()  # the second has no gradient yet
+    forget(optimiser, both)
+    new = weight()
+    first, _ = build(config, [{"params": [new], "lr": 0.1}], 10, 10)
+    for parameter in (*both, new):
+        with torch.no_grad():
+            parameter.fill_(1.0)
+        parameter.grad = torch.tensor([0.5])
+    optimiser.step()
+    first.step()
+    assert both[0].item() == both[1].item() == new.item() < 1

@@ -48,15 +48,19 @@ class Stop(Checkpoint):
         self._stop("epoch", trainer)
 
 
-def run(folder, resume=None, stop=None, **model):
+def settings(trainer=None, optimizer="adam_onecycle", **model):
     small = {"filters": (2, 2, 4), "features": 8, "hidden": 6, "coarse": 9, "glimpse": "conv", **model}
-    config = schema.Config(
+    return schema.Config(
         model=schema.SoftRam(**small),
         glimpses=schema.Glimpses(2, 9),
-        trainer=schema.Trainer(accelerator="cpu", epochs=EPOCHS, batch_size=4, compile="off"),
-        optimizer=schema.Optimizer(lr=0.01, attention=0.5),  # two groups of parameters
+        trainer=trainer or schema.Trainer(accelerator="cpu", epochs=EPOCHS, batch_size=4, compile="off"),
+        optimizer=schema.Optimizer(optimizer, lr=0.01, attention=0.5),  # two groups of parameters
         seed=1,
     )
+
+
+def run(folder, resume=None, stop=None, **options):
+    config = settings(**options)
     data = Stripes()
     learner = make_learner(config, data)
     simple, outputs = [], []
@@ -110,9 +114,10 @@ def test_the_classifier_is_reset_so_often_and_then_left_alone(tmp_path):
     assert min(starts[:2]) > 3 * max(*others, starts[2])
 
 
+@pytest.mark.parametrize("optimizer", ["adam_onecycle", "sgd"])
 @pytest.mark.parametrize("stop", [("step", STEPS + 1), ("step", 2 * STEPS - 1), ("epoch", 2 * STEPS)])
-def test_a_stopped_run_ends_with_the_same_bits(tmp_path, stop):
-    options = {"pretrain_glimpse": 2, "reset_every": 1, "resets": 3, "dropout": 0.5}
+def test_a_stopped_run_ends_with_the_same_bits(tmp_path, stop, optimizer):
+    options = {"optimizer": optimizer, "pretrain_glimpse": 2, "reset_every": 1, "resets": 3, "dropout": 0.5}
     whole, simple, _ = run(tmp_path / "whole", **options)
     run(tmp_path / "parts", stop=stop, **options)
     rest, simple_rest, _ = run(tmp_path / "parts", resume=tmp_path / "parts" / "last.ckpt", **options)
