@@ -70,12 +70,13 @@ def run(config: schema.Config) -> dict[str, Any]:
 
 
 def together(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """One result for several runs: the mean."""
+    """One result for several runs: the mean, and in `each` the figures of every run."""
     first, found = results[0], [str(result["run"]) for result in results]
     keys = [key for key in ("val_error", "test_error", "glimpses", "mean_glimpses", "seconds") if key in first]
     means: dict[str, Any] = {key: fmean(result[key] for result in results) for key in keys}
     same = {key: first[key] for key in ("threads",) if key in first}
-    return {"run": " ".join(found), "runs": found, **same, **means}
+    each = [{key: result[key] for key in ("run", "seed", *keys)} for result in results]
+    return {"run": " ".join(found), "runs": found, "each": each, **same, **means}
 
 
 def _differs(own: schema.Config, config: schema.Config) -> str:

@@ -1,6 +1,6 @@
-"""Validation error of a sweep's jobs against each key that was swept: which of them matter, and where the best lies.
+"""Validation error of a sweep's runs against each key that was swept: which of them matter, and where the best lies.
 
-A panel per key, a point per job, the best one green, the means of values that occur more than once in grey. Numbers lie
+A panel per key, a point per run, the best one green, the means of values that occur more than once in grey. Numbers lie
 where they are, on a logarithmic axis if they span more than a decade; anything else stands side by side. No pyplot.
 """
 
@@ -34,14 +34,14 @@ def draw(rows: Sequence[Row], path: Path | str) -> Path:
 
 
 def keys(rows: Sequence[Row]) -> list[str]:
-    """Keys with more than one value among the jobs that have a validation error."""
+    """Keys with more than one value among the runs that have a validation error."""
     measured = _measured(rows)
     found = dict.fromkeys(key for row in measured for key in row["overrides"])
     return [key for key in found if len({row["overrides"].get(key) for row in measured}) > 1]
 
 
 def axes_figure(rows: Sequence[Row]) -> Figure:
-    """The drawing of `draw`; the job with the lowest error is marked in every panel."""
+    """The drawing of `draw`; the run with the lowest error is marked in every panel."""
     swept, measured = keys(rows), _measured(rows)
     columns = min(COLUMNS, len(swept))
     lines = math.ceil(len(swept) / columns)

@@ -179,12 +179,12 @@ def sweep_table(rows: Iterable[Row]) -> Table:
 
 
 def sweep_summary(rows: Iterable[Row]) -> list[dict[str, Any]]:
-    """One row per setting, jobs that differ only in their seed taken together; best mean validation error first.
+    """One row per setting, runs that differ only in their seed taken together; best mean validation error first.
 
-    A job is `overrides` (key → value, `seed` among them), `val_error`, `test_error`, `seconds`, `status`, and if known
+    A run is `overrides` (key → value, `seed` among them), `val_error`, `test_error`, `seconds`, `status`, and if known
     `glimpses` and, of a model that stops by itself, `mean_glimpses`, which a setting has as means. A setting is
-    `overrides` (without seed), `seeds` (how many jobs have an error), `val_error` and `test_error` (means) and their
-    `_std` (sample standard deviation, None below two jobs), `seconds` (mean), `status` (those of its jobs, counted).
+    `overrides` (without seed), `seeds` (how many runs have an error), `val_error` and `test_error` (means) and their
+    `_std` (sample standard deviation, None below two runs), `seconds` (mean), `status` (those of its runs, counted).
     Settings without any validation error come last.
     """
     settings: dict[tuple[tuple[str, str], ...], list[Row]] = {}

@@ -36,7 +36,7 @@ from attn_cli.sweeps import plan
 STATUSES = ("running", "finished", "failed", "left", "interrupted", "killed")
 STOPPED = (130, 143)  # exit codes after Ctrl-C and SIGTERM: they end the whole sweep, any other code one job
 RESULTS = ("val_error", "test_error", "mean_glimpses", "seconds")
-KEPT = (*RESULTS, "threads", "glimpses")
+KEPT = (*RESULTS, "threads", "glimpses", "each")  # `each`: these of every run of `trainer.parallel_seeds`
 
 Job = dict[str, Any]
 RunJob = Callable[[list[Path]], Any]  # given the run folders to continue, if any

@@ -1,9 +1,9 @@
 """What a sweep comes to: the table, results.csv, pictures and best.txt, the command that repeats the best.
 
 table         mean ± standard deviation over the seeds of each setting, the best validation error first
-results.csv   a line per job
+results.csv   a line per run: one per job, or one per seed of `trainer.parallel_seeds`
 curves.png    the validation error of each job against the epoch
-axes.png      the validation error against each swept key, a point per job
+axes.png      the validation error against each swept key, a point per run
 glimpses.png  the test error against the mean number of glimpses, if a model stopped by itself
 best.txt      the best setting is the one at the top of the table, its job the one with the lowest validation error;
               the test set chooses nothing
@@ -40,14 +40,14 @@ def finish(folder: Path, ended: BaseException | None = None) -> int:
         _discard_empty(folder)
         raise ended or Refused("The sweep has no jobs.")
     sweep = plan.read(folder) if (folder / plan.NAME).is_file() else None
-    rows = [table_row(job) for job in jobs]
+    rows = table_rows(jobs)
     rows = [{**row, "overrides": {key: row["overrides"].get(key, "") for key in varying(rows)}} for row in rows]
     tables.show(tables.sweep_table(rows))
     write_results(folder / "results.csv", jobs)
-    names = [" ".join(f"{key}={value}" for key, value in row["overrides"].items()) for row in rows]
     metrics: dict[str, Path] = {}
-    for name, job in zip(names, jobs, strict=True):
-        found = [path for run in folders(job) if (path := run / "metrics.csv").is_file()]
+    for row in rows:
+        name = " ".join(f"{key}={value}" for key, value in row["overrides"].items())
+        found = [path for run in row["runs"] if (path := run / "metrics.csv").is_file()]
         metrics |= {f"{name} {path.parent.name}" if len(found) > 1 else name: path for path in found}
     if metrics:
         curves.comparison(metrics, folder / "curves.png")
@@ -83,48 +83,59 @@ def best_command(sweep: plan.Plan, jobs: Sequence[Job]) -> str | None:
     """
     from attn_cli.pictures.tables import sweep_summary
 
-    settings = [row for row in sweep_summary(map(table_row, jobs)) if row["val_error"] is not None]
+    settings = [row for row in sweep_summary(table_rows(jobs)) if row["val_error"] is not None]
     if not settings:
         return None
     of_best = [job for job in jobs if _setting(job) == settings[0]["overrides"]]
-    job = min(of_best, key=lambda job: _rank(table_row(job)["val_error"]))
+    job = min(of_best, key=lambda job: _rank((job.get("result") or {}).get("val_error")))
     threads = (job.get("result") or {}).get("threads")
     given = threads is None or any("threads=" in word for word in job["overrides"])
     own = [] if given else [f"{'trainer.' if sweep.command == 'train' else ''}threads={threads}"]
     return shlex.join(["attn", sweep.command, *sweep.flags, *job["overrides"], *own])
 
 
-def table_row(job: Mapping[str, Any]) -> dict[str, Any]:
-    """A job as `pictures.tables.sweep_table` wants it: overrides as key → value."""
-    result = job.get("result") or {}
-    return {
-        "overrides": dict(_pair(override) for override in job["overrides"]),
-        "val_error": result.get("val_error"),
-        "test_error": result.get("test_error"),
-        "glimpses": result.get("glimpses"),
-        "mean_glimpses": result.get("mean_glimpses"),
-        "seconds": result.get("seconds", job.get("seconds")),
-        "status": job["status"],
-    }
+def table_rows(jobs: Sequence[Job]) -> list[dict[str, Any]]:
+    """Jobs as `pictures.tables.sweep_table` wants them: overrides as key → value. A job that trained several seeds
+    together has a row for each.
+    """
+    rows = []
+    for job in jobs:
+        overrides = dict(_pair(override) for override in job["overrides"])
+        result = job.get("result") or {}
+        row = {
+            "job": job["job"],
+            "overrides": overrides,
+            **{key: result.get(key) for key in (*RESULTS, "glimpses")},
+            "seconds": result.get("seconds", job.get("seconds")),
+            "status": job["status"],
+            "run": job.get("run", ""),
+            "runs": folders(job),
+            "message": job.get("message", ""),
+        }
+        rows += [
+            {**row, **run, "overrides": {**overrides, "seed": str(run["seed"])}, "runs": [Path(run["run"])]}
+            for run in result.get("each", ())
+        ] or [row]
+    return rows
 
 
 def varying(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Keys that do not have the same value in every job."""
+    """Keys that do not have the same value in every row."""
     keys = dict.fromkeys(key for row in rows for key in row["overrides"])
     return [key for key in keys if len({row["overrides"].get(key) for row in rows}) > 1]
 
 
-def write_results(path: Path, jobs: Sequence[Mapping[str, Any]]) -> None:
-    """results.csv: a line per job, best validation error first, jobs without one last."""
-    rows = sorted(((job, table_row(job)) for job in jobs), key=lambda pair: _rank(pair[1]["val_error"]))
-    keys = list(dict.fromkeys(key for _, row in rows for key in row["overrides"]))
+def write_results(path: Path, jobs: Sequence[Job]) -> None:
+    """results.csv: a line per run, best validation error first, those without one last."""
+    rows = sorted(table_rows(jobs), key=lambda row: _rank(row["val_error"]))
+    keys = list(dict.fromkeys(key for row in rows for key in row["overrides"]))
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["job", "status", *keys, *RESULTS, "run", "message"])
-    for job, row in rows:
+    for row in rows:
         values = [row["overrides"].get(key, "") for key in keys]
         measured = ["" if row[key] is None else row[key] for key in RESULTS]
-        table.writerow([job["job"], job["status"], *values, *measured, job.get("run", ""), job.get("message", "")])
+        table.writerow([row["job"], row["status"], *values, *measured, row["run"], row["message"]])
     runs.write_atomically(path, text.getvalue())
 
 

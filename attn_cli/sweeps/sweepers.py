@@ -65,7 +65,8 @@ class Planned(Sweeper):
 
     def begin(self, listed: Sequence[Sequence[str]], total: int, words: Sequence[str] = ()) -> plan.Plan:
         """Compose all that can be composed by now, then write the plan; see plan.begin."""
-        self.validate_batch_is_legal(listed)
+        for job in listed:
+            self.check(self.hydra_context.config_loader.load_sweep_config(self.config, list(job)))
         own = tuple(map(tuple, listed)) if not words else ()
         flags, overrides = self.task.words
         made = plan.Plan(self.task.command.name, flags, overrides, self.name, own, tuple(words), total)
@@ -74,6 +75,11 @@ class Planned(Sweeper):
         if not (self.folder / "multirun.yaml").exists():
             OmegaConf.save(self.config, self.folder / "multirun.yaml")
         return made
+
+    def check(self, job: DictConfig) -> None:
+        """Raise Refused for a job that does not belong in this sweep."""
+        if OmegaConf.select(job, "trainer.parallel_lrs"):
+            raise Refused("trainer.parallel_lrs is for a single run: in a sweep write optimizer.lr=RATE,RATE instead.")
 
     def launch(self, numbered: Sequence[tuple[int, Sequence[str]]]) -> None:
         """Run jobs, given as (number, overrides), with the launcher that was chosen."""

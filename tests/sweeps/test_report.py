@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shlex
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from attn_cli import runs
 from attn_cli.pictures import curves, sweep_axes, tables
 from attn_cli.sweeps import jobs, plan, report
 
@@ -42,6 +44,25 @@ def test_the_best_command_can_be_pasted_and_names_threads_and_folders() -> None:
     assert shlex.split(command) == ["attn", "train", "--config-dir", "my conf", *words, "trainer.threads=2"]
     best["overrides"] = ["trainer.threads=1"]
     assert report.best_command(sweep(), [best]) == "attn train trainer.threads=1"
+
+
+def test_seeds_that_were_trained_together_count_one_by_one(work, capsys) -> None:
+    """Two jobs of three seeds each; the errors are the number of glimpses, 6, plus the seed."""
+    assert work("seed=1,9", "trainer.parallel_seeds=3", "glimpses=6", "optimizer.lr=0.01") == 0
+    out = capsys.readouterr().out
+    assert "12.00 ± 4.47 | 88.00 ± 4.47 |     6 |" in out
+    assert "Best by validation error: attn train seed=1 trainer.parallel_seeds=3" in out
+    with (work.sweep() / "results.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert [(line["job"], line["seed"], float(line["val_error"])) for line in lines] == [
+        (str(job), str(seed), 6.0 + seed) for job, seed in ((0, 1), (0, 2), (0, 3), (1, 9), (1, 10), (1, 11))
+    ]
+    assert [runs.open_run(line["run"]).config().seed for line in lines] == [1, 2, 3, 9, 10, 11]
+
+
+def test_a_single_job_of_several_seeds_has_a_deviation(work, capsys) -> None:
+    assert work("trainer.parallel_seeds=3", "glimpses=6", "optimizer.lr=0.01") == 0
+    assert "7.00 ± 1.00 | 93.00 ± 1.00 |     3 |" in capsys.readouterr().out
 
 
 def test_without_a_validation_error_there_is_no_best() -> None:
@@ -84,14 +105,14 @@ def test_the_error_against_the_glimpses_that_were_used() -> None:
     ]
     for each, mean in zip(found, (2.0, 3.0, 4.5, None), strict=True):
         each["result"] |= {"glimpses": 6} | ({} if mean is None else {"mean_glimpses": mean})
-    settings = tables.sweep_summary(map(report.table_row, found))
+    settings = tables.sweep_summary(report.table_rows(found))
     (ax,) = curves.glimpse_figure(settings).axes
     handles, labels = ax.get_legend_handles_labels()
     drawn = {label: handle.lines[0].get_xydata().tolist() for handle, label in zip(handles, labels, strict=True)}
     assert drawn == {"stops by itself": [[2.5, 8.0], [4.5, 4.0]], "always all glimpses": [[6.0, 3.0]]}
-    text = tables.as_text(tables.sweep_table(map(report.table_row, found)))
+    text = tables.as_text(tables.sweep_table(report.table_rows(found)))
     assert "mean glimpses" in text and "2.50" in text and "4.50" in text
-    without = [{**row, "mean_glimpses": None} for row in map(report.table_row, found)]
+    without = [{**row, "mean_glimpses": None} for row in report.table_rows(found)]
     assert "mean glimpses" not in tables.as_text(tables.sweep_table(without))
 
 

@@ -77,7 +77,8 @@ def test_runs_that_were_trained_together_go_on_alone(work, checkpoint, capsys) -
     first, second, third = map(runs.open_run, job["runs"])
     assert [run.config().seed for run in (first, second, third)] == [5, 6, 7]
     first.set_status("finished")
-    first.write_result({"run": str(first.path), "val_error": 1.0, "test_error": 4.0, "seconds": 1.0, "threads": 1})
+    figures = {"val_error": 1.0, "test_error": 4.0, "seconds": 1.0, "threads": 1}
+    first.write_result({"run": str(first.path), "seed": 5, **figures})
     edit(second.path / "status.json", status="running", pid=2**22 + 1, host="elsewhere")
     shutil.rmtree(third.path)
     work.ran()
@@ -91,6 +92,7 @@ def test_runs_that_were_trained_together_go_on_alone(work, checkpoint, capsys) -
     assert job["run"] == " ".join(job["runs"]) and str(third.path) not in job["run"]
     results = [runs.open_run(run).result() for run in job["runs"]]
     assert job["result"]["val_error"] == fmean(result["val_error"] for result in results) != results[1]["val_error"]
+    assert [(run["seed"], run["val_error"]) for run in job["result"]["each"]] == [(5, 1.0), (6, 16.0), (7, 17.0)]
 
 
 def test_runs_that_were_trained_together_have_a_curve_each(work, monkeypatch) -> None:
@@ -102,7 +104,7 @@ def test_runs_that_were_trained_together_have_a_curve_each(work, monkeypatch) ->
     monkeypatch.setattr(curves, "comparison", lambda metrics, path: drawn.update(metrics))
     assert report.finish(work.sweep()) == 0
     assert {path.parent.name for path in drawn.values()} == {path.name for path in Path("outputs").glob("digits-*")}
-    assert len(drawn) == 4 and all(label.startswith("glimpses.count=") for label in drawn)
+    assert set(drawn) == {f"seed={seed} glimpses.count={count}" for seed in (5, 6) for count in (2, 3)}
 
 
 def test_of_runs_that_go_on_alone_one_may_fail(work, checkpoint) -> None:

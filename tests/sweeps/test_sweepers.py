@@ -67,6 +67,7 @@ def test_a_longer_search_is_another_one(work, capsys) -> None:
         (["hydra/sweeper=random", "seed=1,2", "hydra.sweeper.n_trials=0"], "n_trials must be at least 1, not 0"),
         (["hydra/sweeper=random", "model.sigma=tag(log,interval(0,1))"], "a logarithmic interval begins above 0"),
         (["hydra/sweeper=rando", "seed=1,2"], "hydra/sweeper=rando is not available. Did you mean 'random'"),
+        (["seed=1,2", "trainer.parallel_lrs=[0.1,0.2]"], "in a sweep write optimizer.lr=RATE,RATE instead"),
         (["optimizer.lrr=1,2"], "optimizer.lrr is not a known key"),
         (["hydra/sweeper=random", "optimizer.lrr=1,2"], "optimizer.lrr is not a known key"),
     ],
