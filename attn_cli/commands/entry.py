@@ -91,6 +91,7 @@ def sweep(
         folder = sweep_folder(command, overrides)
     else:
         folder, recorded = resumed, plan.read(resumed)
+        plan.check_working_folder(resumed)
         flags, overrides = flags or recorded.flags, plan.continued(recorded, overrides)
     task.words = (flags, tuple(overrides))
     ended: BaseException | None = None

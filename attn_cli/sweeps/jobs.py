@@ -123,7 +123,12 @@ def unfinished_runs(path: Path) -> list[Path]:
         return []
     job = read_job(path)
     found = [run for run in folders(job) if (run / "config.yaml").is_file()]
-    return [run for run in found if _finished(run)] if job["status"] == "failed" else found
+    if job["status"] == "failed":
+        return [run for run in found if _finished(run)]
+    for run in folders(job):
+        if run not in found:
+            print(f"{path.name}: there is no run folder {run} any more. Its run starts anew.", flush=True)
+    return found
 
 
 def folders(job: Job) -> list[Path]:

@@ -1,10 +1,11 @@
 """What a sweep consists of, kept in its folder's sweep.json, so that another process can go on with it.
 
-    {"format", "command", "flags", "overrides", "sweeper", "jobs", "space", "total", "pid", "host", "started"}
+    {"format", "command", "flags", "overrides", "sweeper", "jobs", "space", "total", "pid", "host", "started", "from"}
 
 `flags` and `overrides` are as typed, `jobs` the overrides of each job by its number. Where jobs depend on the results
 of earlier ones (Optuna), `jobs` is empty and `space` holds what they are chosen from. `pid`, `host` and `started` are
-of the process that runs the sweep now, or did so last. Imports no torch.
+of the process that runs the sweep now, or did so last. `from` is the working folder, which relative paths in the sweep
+start from, as seen from the sweep's folder: the two may be moved together. Imports no torch.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import fcntl
 import json
 import os
 import platform
+import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -67,6 +69,7 @@ def begin(folder: Path, plan: Plan) -> Plan:
             plan = _same(folder, read(folder), plan)
             check_stopped(folder)
         owner = {"pid": os.getpid(), "host": platform.node(), "started": datetime.now().astimezone().isoformat()}
+        owner["from"] = os.path.relpath(Path.cwd(), folder.resolve())
         values = {"format": FORMAT, **asdict(plan), **owner}
         runs.write_atomically(folder / NAME, json.dumps(values, indent=1) + "\n")
     return plan
@@ -90,6 +93,16 @@ def check_stopped(folder: Path) -> None:
                     f"{folder} cannot be resumed yet: process {record['pid']} on {record['host']} ran {what}; "
                     f'if it is over, write null for "host" in {path}.'
                 )
+
+
+def check_working_folder(folder: Path) -> None:
+    """Raises Refused if relative paths of the sweep, such as those of its run folders, mean other folders here."""
+    begun = (folder.resolve() / _read(folder).get("from", Path.cwd())).resolve()  # older sweeps do not say
+    if begun != Path.cwd():
+        raise Refused(
+            f"{folder} was begun in {begun}, and its run folders and files are named from there: "
+            f"go there with `cd {shlex.quote(str(begun))}` and resume it again."
+        )
 
 
 def resumed(words: Sequence[str]) -> tuple[Path | None, Words]:

@@ -175,6 +175,37 @@ def test_a_run_left_on_another_machine_is_continued(work, checkpoint) -> None:
     assert work.ran()[-1] == f"1 resume={run}"
 
 
+def test_elsewhere_the_folder_to_go_to_is_named(work, checkpoint, capsys, monkeypatch, tmp_path: Path) -> None:
+    """Recorded run folders are relative; a tree that is moved as a whole can still be resumed."""
+    work.fates(s2="leave")
+    assert work("seed=1,2") == 1
+    (job,), sweep = work.jobs()[1:], work.sweep()
+    work.ran()
+    work.fates()
+    before = (work.folder / sweep / "job-001.json").read_text()
+    capsys.readouterr()
+    monkeypatch.chdir(tmp_path)
+    assert work(f"resume_sweep={work.folder / sweep}") == 1
+    error = capsys.readouterr().err
+    assert f"was begun in {work.folder}, and" in error and f"`cd {work.folder}`" in error and error.count("\n") == 1
+    assert (work.folder / sweep / "job-001.json").read_text() == before
+    moved = work.folder.rename(tmp_path / "moved")
+    monkeypatch.chdir(moved)
+    assert work(f"resume_sweep={sweep}") == 0
+    assert (moved / "ran.txt").read_text() == f"2 resume={job['run']}\n"
+
+
+def test_a_run_folder_that_is_gone_is_named(work, checkpoint, capsys) -> None:
+    work.fates(s1="leave")
+    assert work("seed=1,2") == 1
+    run = work.jobs()[0]["run"]
+    shutil.rmtree(run)
+    work.fates()
+    assert work(f"resume_sweep={work.sweep()}") == 0
+    assert f"job-000.json: there is no run folder {run} any more. Its run starts anew." in capsys.readouterr().out
+    assert work.jobs()[0]["status"] == "finished" and work.jobs()[0]["run"] != run
+
+
 def test_a_missing_note_is_a_missing_job(work) -> None:
     assert work("seed=1,2,3") == 0
     (work.sweep() / "job-001.json").unlink()
