@@ -7,6 +7,8 @@ import typing
 from collections.abc import Sequence
 from pathlib import Path
 
+import yaml
+from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
@@ -97,6 +99,8 @@ def _group_takes_a_name(overrides: Sequence[str], folder: Path) -> Refused:
 
 
 def _unknown_key(key: str, config: type, folder: Path) -> Refused:
+    if key.startswith("hydra."):
+        return _unknown_hydra_key(key, folder)
     known = valid_keys(config, folder)
     section = key.partition("/")[0]
     if "/" in key and section in groups(folder):
@@ -107,6 +111,22 @@ def _unknown_key(key: str, config: type, folder: Path) -> Refused:
     if owners := [model().name for model in models if key in schema.keys(model, "model")]:
         return Refused(f"{key} is not a key of the model chosen here: it is for model={' or '.join(owners)}.")
     return Refused(f"{key} is not a known key.{nearest_key(key, known)}")
+
+
+def _unknown_hydra_key(key: str, folder: Path) -> Refused:
+    """A key of a sweeper or launcher that was not chosen, or of none."""
+    store = ConfigStore.instance()
+    users: dict[str, list[str]] = {f"hydra.{name}": [] for name in map(str, store.load("hydra/config.yaml").node)}
+    for group in ("hydra/sweeper", "hydra/launcher"):
+        offered = {path.stem: yaml.safe_load(path.read_text()) for path in (folder / group).glob("*.yaml")}
+        own = [name for name in store.list(group) if not name.startswith("attn_")]  # what the files build upon
+        offered |= {name.removesuffix(".yaml"): store.load(f"{group}/{name}").node for name in own}
+        for choice, node in offered.items():
+            for name in node:
+                users.setdefault(f"{group.replace('/', '.')}.{name}", []).append(f"{group}={choice}")
+    if choices := users.get(key):
+        return Refused(f"{key} is not a key of what is chosen here: it is for {' or '.join(sorted(choices))}.")
+    return Refused(f"{key} is not a known key.{nearest_key(key, users)}")
 
 
 def _causes(error: BaseException) -> list[BaseException]:

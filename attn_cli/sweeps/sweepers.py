@@ -18,6 +18,7 @@ import os
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +30,20 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
+from attn_cli.config.fields import bounded, build
 from attn_cli.errors import Refused
 from attn_cli.sweeps import jobs, plan, space
 
 NUMBER = "hydra.job.name=job-"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Keys of conf/hydra/sweeper; a sweeper has those that its file names."""
+
+    n_trials: int = bounded(20, 1, 1_000_000)
+    seed: int = bounded(0, 0, 2**32 - 1)
+    n_jobs: int = bounded(1, 1, 10_000)
 
 
 class Planned(Sweeper):
@@ -42,8 +53,11 @@ class Planned(Sweeper):
     hydra_context: HydraContext
     config: DictConfig
 
-    def __init__(self, params: Mapping[str, str] | None = None) -> None:
+    def __init__(self, params: Mapping[str, str] | None = None, **settings: Any) -> None:
+        if not isinstance(params, Mapping | None):
+            raise Refused(f"hydra.sweeper.params must be a group of keys, not {params!r}.")
         self.params = params or {}
+        self.settings = build(Settings, settings, "hydra.sweeper")
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.hydra_context = hydra_context
@@ -125,14 +139,12 @@ class Random(Planned):
 
     name = "random"
 
-    def __init__(self, n_trials: int, seed: int, params: Mapping[str, str] | None = None) -> None:
-        super().__init__(params)
-        self.trials, self.seed = checked_trials(n_trials), seed
-
     def run(self, overrides: Mapping[str, Override]) -> None:
         constant, swept = split(overrides, self.name)
         choices = [(key, space.values(override)) for key, override in swept.items()]
-        drawn = [[*constant, *space.draw(choices, self.seed, number)] for number in range(self.trials)]
+        drawn = [
+            [*constant, *space.draw(choices, self.settings.seed, number)] for number in range(self.settings.n_trials)
+        ]
         made = self.begin(drawn, len(drawn))
         self.launch(self.waiting(list(enumerate(made.jobs))))
 
@@ -146,27 +158,22 @@ class Optuna(Planned):
 
     name = "optuna"
 
-    def __init__(self, n_trials: int, seed: int, n_jobs: int, params: Mapping[str, str] | None = None) -> None:
-        super().__init__(params)
-        self.trials, self.seed, self.at_once = checked_trials(n_trials), seed, n_jobs
-        if n_jobs < 1:
-            raise Refused(f"hydra.sweeper.n_jobs must be at least 1, not {n_jobs}.")
-
     def run(self, overrides: Mapping[str, Override]) -> None:
         from attn_cli.sweeps.study import Study
 
+        trials, seed, at_once = self.settings.n_trials, self.settings.seed, self.settings.n_jobs
         constant, swept = split(overrides, self.name)
         choices = [(key, space.values(override)) for key, override in swept.items()]
         Study.check_installed()
-        example = [*constant, *space.draw(choices, self.seed, 0)]
+        example = [*constant, *space.draw(choices, seed, 0)]
         words = sorted(override.input_line or "" for override in overrides.values())
-        self.begin([example], self.trials, [*words, f"hydra.sweeper.n_trials={self.trials}"])
-        study = Study(self.folder / "study.db", swept, self.seed)
+        self.begin([example], trials, [*words, f"hydra.sweeper.n_trials={trials}"])
+        study = Study(self.folder / "study.db", swept, seed)
         self._tell(study)
         left = self.waiting([(number, [*constant, *study.words(number)]) for number in range(study.asked())])
-        while left or study.asked() < self.trials:
-            batch, left = left[: self.at_once], left[self.at_once :]
-            while len(batch) < self.at_once and study.asked() < self.trials:
+        while left or study.asked() < trials:
+            batch, left = left[:at_once], left[at_once:]
+            while len(batch) < at_once and study.asked() < trials:
                 number = study.ask()
                 batch.append((number, [*constant, *study.words(number)]))
             self.launch(batch)
@@ -186,12 +193,6 @@ def split(overrides: Mapping[str, Override], name: str) -> tuple[list[str], dict
             f"hydra/sweeper={name} needs a key to search, such as 'optimizer.lr=tag(log,interval(1e-4,1e-2))'."
         )
     return [space.fixed(override) for override in overrides.values() if not override.is_sweep_override()], swept
-
-
-def checked_trials(count: int) -> int:
-    if count < 1:
-        raise Refused(f"hydra.sweeper.n_trials must be at least 1, not {count}.")
-    return count
 
 
 def threads_per_job(launcher: Mapping[str, Any], jobs: int, cores: int) -> int | None:
