@@ -198,7 +198,7 @@ def sweep_summary(rows: Iterable[Row]) -> list[dict[str, Any]]:
             values = [float(job[name]) for job in jobs if _measured(job.get(name))]
             line[name] = fmean(values) if values else None
             line[f"{name}_std"] = stdev(values) if len(values) > 1 else None
-        line["seeds"] = sum(_measured(job.get("val_error")) for job in jobs)
+        line["seeds"] = sum(_measured(job.get("val_error")) or _measured(job.get("test_error")) for job in jobs)
         for name in ("glimpses", "mean_glimpses"):
             counts = [float(job[name]) for job in jobs if job.get(name) is not None]
             line[name] = fmean(counts) if counts else None

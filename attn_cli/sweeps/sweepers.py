@@ -35,6 +35,8 @@ from attn_cli.errors import Refused
 from attn_cli.sweeps import jobs, plan, space
 
 NUMBER = "hydra.job.name=job-"
+WITH_ERROR = ("train", "eval", "combine")  # commands whose result has a validation error
+BLIND = "hydra/sweeper=optuna goes by the validation error"
 
 
 @dataclass(frozen=True)
@@ -158,12 +160,22 @@ class Optuna(Planned):
 
     name = "optuna"
 
+    def check(self, job: DictConfig) -> None:
+        super().check(job)
+        command = self.task.command.name
+        if command not in WITH_ERROR:
+            raise Refused(f"{BLIND}, and attn {command} has none: leave the sweeper out, or use hydra/sweeper=random.")
+        if job.get("split") == "test":
+            raise Refused(f"{BLIND}: set split=validation.")
+
     def run(self, overrides: Mapping[str, Override]) -> None:
         from attn_cli.sweeps.study import Study
 
         trials, seed, at_once = self.settings.n_trials, self.settings.seed, self.settings.n_jobs
         constant, swept = split(overrides, self.name)
         choices = [(key, space.values(override)) for key, override in swept.items()]
+        if "split" in swept:
+            raise Refused(f"{BLIND}: set split=validation.")
         Study.check_installed()
         example = [*constant, *space.draw(choices, seed, 0)]
         words = sorted(override.input_line or "" for override in overrides.values())

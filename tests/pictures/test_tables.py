@@ -110,6 +110,11 @@ def test_sweep_groups_seeds_and_sorts_by_validation_error() -> None:
     ]
 
 
+def test_evaluations_on_the_test_set_count_as_seeds() -> None:
+    jobs = [{"overrides": {"seed": s}, "val_error": None, "test_error": float(s), "status": "finished"} for s in (1, 3)]
+    assert cells(as_text(sweep_table(jobs)))[1:] == [["–", "2.00 ± 1.41", "2", "–", "finished"]]
+
+
 def test_sweep_over_seeds_alone_is_one_row() -> None:
     jobs = [{"overrides": {"seed": s}, "val_error": float(s), "status": "finished"} for s in (1, 2, 3)]
     assert cells(as_text(sweep_table(jobs)))[1:] == [["2.00 ± 1.00", "–", "3", "–", "finished"]]

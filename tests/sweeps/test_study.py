@@ -6,6 +6,7 @@ import sqlite3
 
 import pytest
 
+from attn_cli import cli
 from attn_cli.sweeps import study
 
 WORDS = ("hydra/sweeper=optuna", "optimizer.lr=tag(log,interval(1e-4,1e-1))", "glimpses=range(2,9,3)", "seed=7,8")
@@ -108,6 +109,22 @@ def test_other_words_are_another_search(work, optuna, capsys) -> None:
     assert work(*WORDS, "hydra.sweeper.n_trials=1") == 0
     assert work(*WORDS[:3], "hydra.sweeper.n_trials=1", f"resume_sweep={work.sweep()}") == 1
     assert "(seed=7,8 only there)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["eval", "seed=range(1,10)"], "goes by the validation error: set split=validation."),
+        (["eval", "seed=1", "split=test,validation"], "goes by the validation error: set split=validation."),
+        (["combine", "forward=a", "backward=b", "seed=1,2"], "goes by the validation error: set split=validation."),
+        (["bench", "threads=1,2"], "goes by the validation error, and attn bench has none: leave the sweeper out"),
+    ],
+)
+def test_test_errors_and_none_at_all_choose_nothing(work, optuna, capsys, words: list[str], message: str) -> None:
+    assert cli.main([words[0], "-m", "hydra/sweeper=optuna", *words[1:]]) == 1
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    assert not (work.folder / "outputs").exists()
 
 
 def test_without_optuna_the_extra_is_named_and_nothing_is_left(work, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
