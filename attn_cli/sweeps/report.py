@@ -62,7 +62,8 @@ def finish(folder: Path, ended: BaseException | None = None) -> int:
     finished = sum(job["status"] == "finished" for job in jobs)
     total = len(jobs) if sweep is None else sweep.total
     if isinstance(ended, Exception):
-        print(f"The sweep broke off: {type(ended).__name__}: {ended}", file=sys.stderr)
+        reason = str(ended) if isinstance(ended, Refused) else f"{type(ended).__name__}: {ended}"
+        print(f"The sweep broke off: {reason}", file=sys.stderr)
     if finished < total:
         print(f"{total - finished} of {total} jobs did not finish; their status files tell why.", file=sys.stderr)
         if sweep is not None:

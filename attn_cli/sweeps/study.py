@@ -23,13 +23,18 @@ NAME = "sweep"
 
 
 class Study:
-    """A new study, or the one in the file; raises Refused if the file is not one that this version of Optuna reads."""
+    """A new study, or the one in the file; raises Refused if the file is not one that this version of Optuna reads, or
+    has fewer than the `begun` trials that the sweep has begun.
+    """
 
-    def __init__(self, path: Path, swept: Mapping[str, Override], seed: int) -> None:
+    def __init__(self, path: Path, swept: Mapping[str, Override], seed: int, begun: int) -> None:
         import optuna
         from sqlalchemy.engine import URL
         from sqlalchemy.exc import SQLAlchemyError
 
+        lost = f"{path} is gone or lacks trials that this sweep has begun: restore it, or start a new sweep."
+        if begun and not path.exists():  # before Optuna makes a new one
+            raise Refused(lost)
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.optuna, self.seed = optuna, seed
         self.space = {key: distribution(override) for key, override in swept.items()}
@@ -46,6 +51,8 @@ class Study:
                 f"install the version that wrote it, upgrade it with `optuna storage upgrade --storage {url}`, "
                 "or start a new sweep."
             ) from error
+        if len(asked) < begun:
+            raise Refused(lost)
         for trial in asked:
             if {**self.space, **trial.distributions} != self.space or set(trial.params) - set(self.space):
                 raise Refused(f"{path} is a study of other keys or values than this sweep: start a new sweep.")

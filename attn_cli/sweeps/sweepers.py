@@ -180,7 +180,8 @@ class Optuna(Planned):
         example = [*constant, *space.draw(choices, seed, 0)]
         words = sorted(override.input_line or "" for override in overrides.values())
         self.begin([example], trials, [*words, f"hydra.sweeper.n_trials={trials}"])
-        study = Study(self.folder / "study.db", swept, seed)
+        begun = max((job["job"] + 1 for job in jobs.read_jobs(self.folder)), default=0)
+        study = Study(self.folder / "study.db", swept, seed, begun)
         self._tell(study)
         left = self.waiting([(number, [*constant, *study.words(number)]) for number in range(study.asked())])
         while left or study.asked() < trials:

@@ -94,6 +94,23 @@ def test_a_damaged_study_is_refused(work, optuna, capsys, content: bytes) -> Non
     assert "is not a study that optuna" in error and error.count("\n") == 1
 
 
+def test_a_study_that_is_gone_or_older_than_the_sweep_is_refused(work, optuna, capsys) -> None:
+    assert work(*WORDS, "hydra.sweeper.n_trials=1") == 0
+    older = (work.sweep() / "study.db").read_bytes()
+    work.sweep().rename(work.folder / "other")
+    assert work(*WORDS, "hydra.sweeper.n_trials=2") == 0
+    path = work.sweep() / "study.db"
+    path.unlink()
+    for content in (None, older):
+        if content is not None:
+            path.write_bytes(content)
+        capsys.readouterr()
+        assert work(f"resume_sweep={work.sweep()}") == 1
+        sentence = f"{path} is gone or lacks trials that this sweep has begun: restore it, or start a new sweep."
+        assert capsys.readouterr().err == f"The sweep broke off: {sentence}\n"
+        assert path.exists() == (content is not None)
+
+
 def test_a_study_of_other_keys_is_refused(work, optuna, capsys) -> None:
     assert work(*WORDS, "hydra.sweeper.n_trials=1") == 0
     study_of_lr = (work.sweep() / "study.db").read_bytes()
