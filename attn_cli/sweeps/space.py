@@ -49,6 +49,8 @@ def values(override: Override) -> Values:
     """What a swept key takes its values from; raises Refused for an interval that makes no sense."""
     if not override.is_interval_sweep():
         found = tuple(override.sweep_string_iterator())
+        if override.is_range_sweep():  # 0.1 + 0.2 is 0.30000000000000004
+            found = tuple(str(float(f"{float(word):.12g}")) if "." in word else word for word in found)
         if not found:
             raise Refused(f"{override.input_line} has no values.")
         return found

@@ -80,6 +80,13 @@ def test_a_draw_depends_on_key_seed_and_number_alone() -> None:
     assert space.draw([sigma], 0, 3)[0].partition("=")[2] != space.draw([lr], 0, 3)[0].partition("=")[2]
 
 
+def test_a_range_of_fractions_has_no_stray_digits() -> None:
+    assert space.listed(parsed("key=range(0.1,0.5,0.1)")) == ("0.1", "0.2", "0.3", "0.4")
+    assert space.listed(parsed("key=range(2e-5,7e-5,2e-5)")) == ("2e-05", "4e-05", "6e-05")
+    assert space.listed(parsed("key=range(1.0,3.0)")) == ("1.0", "2.0")
+    assert space.listed(parsed("key=range(2,5)")) == ("2", "3", "4")
+
+
 @pytest.mark.parametrize(
     ("word", "message"),
     [
