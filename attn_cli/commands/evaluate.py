@@ -63,6 +63,8 @@ def run(config: command_sections.Evaluate) -> dict[str, Any]:
         result |= {"caught": 100 - outcome.error(), "players": players.compared(labels)}
     elif greedy and not restored.model.sequence:
         result |= _attention(restored, config, images, labels)
+        if config.ten_crops:  # these errors are not those of the crop from the centre
+            result["mislocalised_errors"] = None
     if other is not None or not greedy:  # compared with the other run, or with the mean-location path
         compared = _measured(other, config, config.mc_samples) if other else _measured(restored, config, 0)
         before, after = compared.wrong.double().mean(0), outcome.wrong.double().mean(0)

@@ -117,7 +117,7 @@ class Svhn:
     background: int = bounded(0, 0, 255)  # what the retina reads outside the image
     root: str | None = None  # data folder; None: $ATTN_DATA or the user cache folder
     download: bool = True
-    train_limit: int | None = bounded(None, 1, 10_000_000)  # use only the first n training images
+    train_limit: int | None = bounded(None, 1, 10_000_000)  # use only n training images, drawn
     retina: Retina = field(default_factory=lambda: Retina(12, 2))
 
 
@@ -150,7 +150,7 @@ class Cub200:
     background: int = bounded(0, 0, 255)  # what the retina reads outside the image
     root: str | None = None  # data folder; None: $ATTN_DATA or the user cache folder
     download: bool = True
-    train_limit: int | None = bounded(None, 1, 10_000_000)  # use only the first n training images
+    train_limit: int | None = bounded(None, 1, 10_000_000)  # use only n training images, drawn
     retina: Retina = field(default_factory=lambda: Retina(32, 3))
 
 

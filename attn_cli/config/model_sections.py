@@ -236,6 +236,8 @@ def _check_trunk(model: SoftRam) -> None:
         raise Refused("model.trunk_from is for a model with a trunk: add +model@model.trunk=convnet_5.")
     if model.trunk is not None and not isinstance(model.trunk, ConvNet):
         raise Refused("model.trunk must be a ConvNet: write +model@model.trunk=convnet_5.")
+    if model.trunk is not None and model.mean_image:
+        raise Refused("model.mean_image=true is for images alone: a trunk was trained without it, so leave one out.")
     if model.trunk is not None and model.trunk_layers > len(model.trunk.filters):
         raise Refused(
             f"model.trunk_layers={model.trunk_layers} is more than the {len(model.trunk.filters)} convolutions of "

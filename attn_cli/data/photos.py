@@ -51,7 +51,7 @@ class Photos:
         self.height, self.width = config.height, config.width
         count = max(min(len(pool) // 10, most or len(pool)), 1)
         drawn = permutation(len(pool), key, "validation")
-        self._rows = {"validation": np.sort(drawn[:count]), "train": np.sort(drawn[count:])[: config.train_limit]}
+        self._rows = {"validation": np.sort(drawn[:count]), "train": np.sort(drawn[count:][: config.train_limit])}
         rows = {**self._rows, "test": np.arange(len(test))}
         of = {"train": source.labels["train"], "validation": source.labels["train"], "test": source.labels["test"]}
         self.labels = {split: _label_rows(of[split][rows[split]]) for split in prepared.SPLITS}

@@ -36,9 +36,11 @@ def evaluation_noise(seed: int, repeat: int, sample: int, count: int, glimpses: 
 
 def paired_interval(before: Tensor, after: Tensor) -> list[float]:
     """95 % interval of the difference of two error rates on the same images, in points: (n,) each, 1 or true where
-    wrong, or the share of repeats in which it was.
+    wrong, or the share of repeats in which it was. A single image tells nothing.
     """
     difference = before.double() - after.double()
+    if len(difference) < 2:
+        return [-100.0, 100.0]
     mean, spread = difference.mean().item(), difference.std().item() / math.sqrt(len(difference))
     return [100 * (mean - Z * spread), 100 * (mean + Z * spread)]
 

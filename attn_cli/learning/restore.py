@@ -190,7 +190,9 @@ def fill_trunk(trunk: Trunk, config: schema.Config) -> None:
     """
     model: Any = config.model
     if model.trunk_from is None and config.init_from:
-        share(trunk, "trunk", open_run(config.init_from[0]))
+        run = open_run(config.init_from[0])
+        _check_same_layers(model.trunk, getattr(run.config().model, "trunk", None), run, model.trunk_layers)
+        share(trunk, "trunk", run)
         return
     if model.trunk_from is None:
         raise Refused(
@@ -202,7 +204,11 @@ def fill_trunk(trunk: Trunk, config: schema.Config) -> None:
         theirs = checkpoints.tensors(path)
     else:
         run = open_run(path)
-        _check_same_layers(model.trunk, run, model.trunk_layers)
+        whole = run.config().model
+        if not isinstance(whole, schema.ConvNet):
+            remedy = f"name one of model={model.trunk.name}"
+            raise Refused(f"model.trunk_from={run.path} is a run of model={whole.name}: {remedy}.")
+        _check_same_layers(model.trunk, whole, run, model.trunk_layers)
         path = run.checkpoint("best")
         theirs = checkpoints.load(path)["state_dict"]
     # What comes after the trunk is left out.
@@ -211,11 +217,10 @@ def fill_trunk(trunk: Trunk, config: schema.Config) -> None:
     load_weights(trunk, {name: value for name, value in named.items() if name in wanted}, str(path))
 
 
-def _check_same_layers(own: schema.ConvNet, run: Run, count: int) -> None:
+def _check_same_layers(own: schema.ConvNet, theirs: schema.ConvNet | None, run: Run, count: int) -> None:
     """Weights may have the same shapes where strides and pools differ."""
-    theirs = run.config().model
-    if not isinstance(theirs, schema.ConvNet):
-        raise Refused(f"model.trunk_from={run.path} is a run of model={theirs.name}: name one of model={own.name}.")
+    if theirs is None:
+        raise Refused(f"{run.path} has no trunk to begin with: name a run with one, or add model.trunk_from=RUN.")
     for key in ("filters", "kernels", "strides", "pools", "padding", "pool_padding", "norm"):
         ours, other = (
             list(value[:count]) if isinstance(value, tuple) else value

@@ -42,6 +42,7 @@ class State:
     location: Tensor | None = None  # (R, 2) centre of the latest grid, the image spanning [-1, 1]
     box: Tensor | None = None  # (R, 1, 4) x0, y0, x1, y1 in pixels
     patches: Tensor | None = None  # (R, 1, C, g, g) what was seen there
+    sigma: Tensor | None = None  # (R,) of the filters, in pixels
     log_prob: Tensor | None = None  # never there: nothing is drawn from a policy
     emitter: Tensor | None = None
 
@@ -91,12 +92,15 @@ class DrawReader(GlimpseModel):
         seen = extract(state.canvas.pixels, grid, self.size)  # eq. 27
         hidden, cell = self.lstm(seen.flatten(1), state.hidden, state.cell)
         box = boxes(grid, self.size, state.canvas.height, state.canvas.width)
-        return replace(state, hidden=hidden, cell=cell, location=grid.centre, box=box, patches=seen[:, None])
+        return replace(
+            state, hidden=hidden, cell=cell, location=grid.centre, box=box, patches=seen[:, None], sigma=grid.sigma
+        )
 
     def place(self, state: State) -> Grid:
         """The next grid."""
         height, width = state.canvas.height, state.canvas.width
-        raw = self.grid(state.hidden).to(state.canvas.pixels.dtype)  # eq. 21
+        with torch.autocast(state.hidden.device.type, enabled=False):  # half precision would move the grid
+            raw = self.grid(state.hidden.to(state.canvas.pixels.dtype))  # eq. 21
         # Eqs. 22 and 23 count pixels from 1, which puts g̃ = ±1 one pixel beyond the middle of an outermost pixel; a
         # centre of ±1 is half a pixel beyond it.
         centre = torch.stack([raw[:, 0] * ((width + 1) / width), raw[:, 1] * ((height + 1) / height)], 1)

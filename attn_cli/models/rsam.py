@@ -203,6 +203,6 @@ def backbone(config: Rsam, channels: int, classes: int, height: int, width: int)
     name = config.backbone.name
     network = registry.load("model", name)
     if not getattr(network, "is_backbone", False):
-        raise Refused(f"model.backbone={name} is no network for the whole image: use one such as convnet_10_small.")
+        raise Refused(f"model.backbone={name} is no ConvNet: use one such as convnet_10_small.")
     made = network(config.backbone, None, None, channels=channels, classes=classes, height=height, width=width)
     return made.layers, sum(made.adds[:-1]), made.output.in_features

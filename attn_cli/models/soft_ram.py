@@ -13,7 +13,8 @@ Choices that the paper leaves open, and departures:
  1. An absolute centre is tanh of its linear map; a relative one is added to the previous centre, which starts in the
     middle of the image. Both are cut off at the edge of the image, after noise, too.
  2. Stride, variance and gain are exponentials (DRAW, eqs. 21 to 23); at 0 the grid covers the whole image. The filters
-    start half a stride wide: narrower ones would miss most of a large image, and its gradients. With a limit the
+    start half a stride wide: narrower ones would miss most of a large image, and its gradients. The weights that place
+    it start at a tenth of their usual size, so that the first grids of all images are alike. With a limit the
     stride is that limit times a sigmoid, so that its gradient never ends, and is cut off at the limit after noise; what
     is taken over from a reader without a limit (`init_from`) has narrower regions with one.
  3. The context network is that of DRAM: a coarse image, three convolutions, a hidden layer.
@@ -39,6 +40,8 @@ Choices that the paper leaves open, and departures:
     goes on from another run (refitting.py).
 16. It is never trained under autocast: there its loss ran away after a thousand steps or more, as the answers for some
     images grew ever surer and wrong, at half the rate and without clipping, too (RESULTS.md).
+17. The experiments train with Adam whose rate rises to 1e-3 or 2e-3 and falls to nothing in one cycle; the paper has
+    1e-4 throughout (section IV), as the experiment of the birds' attention has.
 
 Legend: B images, M samples (paths) per image, R = M·B rows, N glimpses per target, S targets, K classes, D hidden,
 F features of a fully-connected layer, C channels, g filters of the grid per axis; H × W the image, or with a trunk its

@@ -92,6 +92,7 @@ def _page(
     glimpse_zoom = side / whole if whole > side else side // whole  # a whole number wherever it can be
     glimpse_side = max(1, round(whole * glimpse_zoom))
 
+    regions = _sized(trace)
     column = [GAP, *(GAP + first[0] + GAP + 2 + t * (glimpse_side + 8) for t in range(glimpses))]
     page_width = max(NARROWEST, column[-1] + glimpse_side + GAP)
     tallest = max(first[1], glimpse_side)
@@ -111,7 +112,7 @@ def _page(
         caption(draw, caption_y, page_width, answer, class_names)
         y = caption_y + CAPTION
         picture = drawing.enlarge(drawing.to_image(pixels[b].transpose(1, 2, 0)), zoom)
-        if trace.sigmas is not None or trace.magnifications is not None:  # it chose the size of its regions
+        if regions:
             boxes = drawing.recorded(trace, "boxes")[0][sample, b]
             for t in range(answer.glimpses):
                 line = 2 if trace.sigmas is None else drawing.thickness(trace.sigmas[sample, b, t].item(), zoom)
@@ -130,6 +131,16 @@ def _page(
             drawing.draw_path(page, places, RIGHT if answer.right else WRONG)
     _legend(page, draw, page.height - HEADING)
     return page
+
+
+def _sized(trace: Trace) -> bool:
+    """Whether the size of the regions was chosen: it tells something, and they are drawn."""
+    if trace.sigmas is not None or trace.magnifications is not None:
+        return True
+    boxes = drawing.recorded(trace, "boxes")[0]
+    sides = boxes[..., 2:] - boxes[..., :2]  # (M, B, N, k, 2) of a retina of pixels always the same
+    sides = sides.reshape(-1, *sides.shape[-2:])
+    return bool((sides.max(0) - sides.min(0)).max() > 0.5)
 
 
 def _stamp(draw: ImageDraw.ImageDraw, x: int, y: int, said: str, right: bool) -> None:

@@ -161,6 +161,10 @@ def test_validation_never_trains_and_is_the_same_for_every_crop_and_seed(root: P
     assert opened(root, validation=7).info.validation == 6  # at most a tenth
     limited = opened(root, train_limit=10)
     assert (limited.info.train, limited.info.validation) == (10, 6)
+    limited.images["train"][:] = torch.arange(60, dtype=torch.uint8)[:, None, None, None]
+    chosen = limited.train_batch(3, 1, 0, 10)[0][:, 0, 0, 0].tolist()
+    drawn = permutation(60, "svhn", "validation")[6:16]  # spread over a file that may be sorted by class
+    assert sorted(chosen) == sorted(drawn.tolist())
 
 
 def test_few_images(tmp_path: Path) -> None:

@@ -95,6 +95,7 @@ def test_paired_interval():
     low, high = paired_interval(before, after)  # ten images got better, none worse: 10 ± 1.96·σ/√n points
     assert (low + high) / 2 == pytest.approx(10.0, abs=1e-6) and high - low == pytest.approx(2 * 1.96 * 3.015, rel=1e-3)
     assert paired_interval(before, before) == [0.0, 0.0]
+    assert paired_interval(before[:1], before[:1]) == [-100.0, 100.0]  # of one image
 
 
 def test_glimpses_beyond_the_last_label_do_not_count():

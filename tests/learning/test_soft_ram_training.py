@@ -68,10 +68,12 @@ def run(folder, resume=None, stop=None, **options):
 
     def watched(batch):
         simple.append(learner.model.simple)
+        moments = learner._optimiser.state[learner.model.classification_network.output.weight]
+        learner.moments.append(sum(value.abs().sum().item() for value in moments.values()))
         outputs.append(learner.model.classification_network.output.weight.detach().clone())
         return forward(batch)
 
-    learner.loss = watched
+    learner.loss, learner.moments = watched, []
     folder.mkdir(exist_ok=True)
     saved = Checkpoints(folder, 1, 1e-9, learner.finite)
     try:
@@ -107,7 +109,9 @@ def test_gradients_reach_the_network_in_use_alone(tmp_path):
 
 
 def test_the_classifier_is_reset_so_often_and_then_left_alone(tmp_path):
-    _, _, outputs = run(tmp_path, reset_every=1, resets=2)
+    learner, _, outputs = run(tmp_path, reset_every=1, resets=2)
+    new = [step for step, moments in enumerate(learner.moments) if not moments]  # Adam has forgotten the old weights
+    assert new == [0, STEPS, 2 * STEPS]
     jumps = [float((after - before).norm()) for before, after in zip(outputs, outputs[1:], strict=False)]
     starts = [jumps[k * STEPS - 1] for k in (1, 2, 3)]
     others = [jump for i, jump in enumerate(jumps) if (i + 1) % STEPS]

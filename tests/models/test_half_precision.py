@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -56,6 +57,25 @@ def test_answers_and_places_have_all_digits(model):
     assert trace.step_logits is None or trace.step_logits.dtype == torch.float32
     assert trace.locations.dtype == torch.float32 or not trace.locations.any()  # RSAM looks at the centre
     assert trace.log_probs.numel() == 0 or trace.log_probs.dtype == torch.float32
+
+
+@pytest.mark.parametrize("model", [schema.DrawReader(hidden=32), schema.Stn(features=32, hidden=32, filters=(4, 4, 8))])
+def test_half_precision_does_not_move_what_is_placed(model):
+    """From the same state."""
+    learner, images, _ = made(model, "bf16")
+    placing = learner.model
+    layer = placing.grid if isinstance(model, schema.DrawReader) else placing.transform
+    with torch.no_grad():
+        layer.weight.copy_(torch.randn_like(layer.weight))
+        state = placing.start(images, 1)
+        key = "hidden" if isinstance(model, schema.DrawReader) else "features"
+        state = replace(state, **{key: torch.randn_like(getattr(state, key))})
+        if not isinstance(model, schema.DrawReader):
+            state = replace(state, memory=state.features)
+        boxes = [placing.step(state, torch.zeros(16, 2)).box]
+        with torch.autocast("cpu", torch.bfloat16):
+            boxes.append(placing.step(state, torch.zeros(16, 2)).box)
+    assert torch.equal(*boxes) and boxes[0].std() > 1
 
 
 def test_answers_of_a_sequence_that_leaves_out_have_all_digits():

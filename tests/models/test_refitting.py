@@ -42,15 +42,16 @@ def look(model: SoftRAM, images: torch.Tensor):
         logits, trace = rollout(model.eval(), images, noise, greedy=True, record=True)
     boxes = trace.boxes[0, :, :, 0]  # (B, N, 4)
     middle = torch.stack([boxes[..., 0] + boxes[..., 2], boxes[..., 1] + boxes[..., 3]], -1) / 2
-    return logits[0], middle, torch.stack([boxes[..., 2] - boxes[..., 0], boxes[..., 3] - boxes[..., 1]], -1)
+    sides = torch.stack([boxes[..., 2] - boxes[..., 0], boxes[..., 3] - boxes[..., 1]], -1)
+    return logits[0], middle, sides, trace.sigmas[0]
 
 
 @pytest.mark.parametrize("changes", [{}, {"limit": 0.9}, {"layers": 1}, {"channels": 3}, {"length": 2}], ids=str)
 def test_the_grids_lie_on_what_is_read_and_the_reader_says_the_same(changes):
     model, images = make(**changes), smooth(channels=changes.get("channels", 1))
-    logits, middle, size = look(model, images)
+    logits, middle, size, sigma = look(model, images)
     report = model.prepare(lambda: iter(images.split(50)))
-    logits_after, middle_after, size_after = look(model, images)
+    logits_after, middle_after, size_after, sigma_after = look(model, images)
     # the middle of the filters that are read, 8 and 5, lies 2.5 to the right of the grid's and 0.5 above it
     shift = (middle_after - middle) / (size / N)
     assert torch.allclose(shift.mean((0, 1)), torch.tensor([2.5, -0.5]), atol=0.15)
@@ -58,6 +59,7 @@ def test_the_grids_lie_on_what_is_read_and_the_reader_says_the_same(changes):
     # five filters that count alike have a standard deviation of √2
     ratio = size_after / size
     assert torch.allclose(ratio.mean((0, 1)), torch.full((2,), 2 * REACH * 2**0.5 / N), rtol=0.1)
+    assert torch.allclose(sigma_after / sigma, ratio.prod(-1).sqrt(), rtol=0.1)  # the filters shrink with their grid
     assert "moved by +2." in report and " and -0." in report
     spread = logits.std(0).mean()
     assert (logits_after - logits).abs().mean() < 0.3 * spread
@@ -66,12 +68,12 @@ def test_the_grids_lie_on_what_is_read_and_the_reader_says_the_same(changes):
 def test_without_new_weights_it_would_say_something_else():
     """So the test above can fail."""
     model, images = make(), smooth()
-    logits, _, _ = look(model, images)
+    logits, *_ = look(model, images)
     weight = model.glimpse_layer.weight.clone()
     model.prepare(lambda: iter(images.split(50)))
     with torch.no_grad():
         model.glimpse_layer.weight.copy_(weight)
-    after, _, _ = look(model, images)
+    after, *_ = look(model, images)
     assert (after - logits).abs().mean() > 0.6 * logits.std(0).mean()
 
 

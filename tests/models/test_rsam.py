@@ -134,7 +134,7 @@ def test_a_convnet_as_the_glimpse_network():
     seen = model.step(state, torch.zeros(6, 2))
     hidden, _ = model.memory(model.look(state.pixels * seen.mask[:, None]), (state.hidden, state.cell))
     assert torch.allclose(seen.hidden, hidden, atol=1e-6)
-    with pytest.raises(Refused, match="model.backbone=rsam is no network for the whole image"):
+    with pytest.raises(Refused, match="model.backbone=rsam is no ConvNet"):
         make(backbone=Rsam())
 
 

@@ -61,6 +61,17 @@ def test_recurrent_dropout_never_falls_on_memory():
     assert (alone | doubled).all() and 0.3 < alone.float().mean() < 0.7
 
 
+def test_dropout_falls_on_what_the_glimpse_network_gives():
+    """In training alone, and on nothing else."""
+    model = make(dropout=0.5)
+    assert not torch.equal(run(model)[0], run(model)[0])
+    model.eval()
+    assert torch.equal(run(model)[0], run(model)[0])
+    model.train()
+    model.glimpse_dropout.p = 0.0
+    assert torch.equal(run(model)[0], run(model)[0])
+
+
 @pytest.mark.parametrize("context", ["conv", "none"])
 def test_the_first_glimpse_follows_the_image_only_through_the_context(context):
     """Layer 2 comes before layer 1 (eqs. 1 to 3): with a context even the first grid depends on the image."""

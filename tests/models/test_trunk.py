@@ -179,6 +179,13 @@ def test_weights_that_are_absent_or_do_not_fit_are_refused(tmp_path, pretrained)
     ):
         with pytest.raises(Refused, match=says):
             fill_trunk(trunk, given)
+    begun = create(Config(model=SoftRam(**{**TINY, "trunk": own})), tmp_path).path
+    for says, path in (
+        (r"model.trunk.strides is \[2, 1\] in the first 2 layers and \[1, 1\] in", begun),
+        ("has no trunk to begin with", other.path),
+    ):
+        with pytest.raises(Refused, match=says):
+            fill_trunk(trunk, Config(model=SoftRam(**TINY), init_from=(str(path),)))
     assert all(value.equal(before[name]) for name, value in trunk.state_dict().items())
 
 
@@ -187,6 +194,7 @@ def test_keys_that_contradict_each_other_are_refused():
         ("model.trunk_from is for a model with a trunk", {"trunk_from": "x"}),
         (r"model.trunk_layers=9 is more than the 8 conv", {"trunk": {"name": "convnet_10"}, "trunk_layers": 9}),
         ("model.trunk must be a ConvNet", {"trunk": {"name": "ram"}}),
+        ("model.mean_image=true is for images alone", {"trunk": {"name": "convnet_10"}, "mean_image": True}),
         ("model.trunk.kernels must have a number", {"trunk": {"name": "convnet_10", "kernels": [1]}}),
     ):
         with pytest.raises(Refused, match=says):

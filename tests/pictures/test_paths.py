@@ -102,7 +102,7 @@ def test_regions_of_soft_attention_have_outlines_as_thick_as_their_filters(tmp_p
 
 
 def test_a_retina_of_a_chosen_scale_is_drawn_as_large_as_it_was(tmp_path, make_trace, blue, finder) -> None:
-    """The finest patch of each glimpse; of a retina of whole pixels there is none."""
+    """The finest patch of each glimpse; of a retina of whole pixels, whose size is always the same, there is none."""
     trace = make_trace([[[(0.0, 0.0), (0.0, 0.0)]]], [0], scales=2)
     trace.boxes = torch.tensor([[[[[8.5, 7, 19.5, 21], [3, 0, 25, 28]], [[10, 12, 18, 16], [6, 10, 22, 18]]]]])
 
@@ -117,7 +117,10 @@ def test_a_retina_of_a_chosen_scale_is_drawn_as_large_as_it_was(tmp_path, make_t
             found.append(tuple(round(edge / zoom, 1) for edge in edges))
         return found
 
+    assert outlines("chosen.png") == [(8.5, 7, 19.5, 21), (10, 12, 18, 16)]  # as a spatial transformer does
+    boxes, trace.boxes = trace.boxes, trace.boxes[:, :, :1].repeat(1, 1, 2, 1, 1) + torch.tensor([[[[[0.0]], [[1.0]]]]])
     assert outlines("pixels.png") == [(), ()]
+    trace.boxes = boxes
     trace.magnifications = torch.tensor([[[2.75, 2.0]]])
     assert outlines("scales.png") == [(8.5, 7, 19.5, 21), (10, 12, 18, 16)]
 
