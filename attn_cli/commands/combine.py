@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from attn_cli.commands.file_names import file_name
 from attn_cli.config import command_sections
 from attn_cli.data.splits import Pictures
 from attn_cli.devices import choose_device, prepare_cpu
@@ -57,9 +58,7 @@ def run(config: command_sections.Combine) -> dict[str, Any]:
         "seconds": seconds,
         "digest": forward.data.digest(config.split),
     }
-    other = f"{forward.config.data.name}-" if config.data else ""
-    kind = (f"mc{config.mc_samples}" if config.mc_samples else "mean") + ("-focus" if config.focus else "")
-    name = f"combined-{other}{config.split}-{config.rule}-{kind}.json"
+    name = file_name("combined", config, f"with-{backward.run.name}")
     write_atomically(forward.run.path / name, json.dumps(result, indent=2) + "\n")
     tables.show(tables.result_table(result))
     print(f"Written to {forward.run.path / name}")

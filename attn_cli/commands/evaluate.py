@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from torch import Tensor
 
+from attn_cli.commands.file_names import file_name
 from attn_cli.config import command_sections
 from attn_cli.data.photos import Birds
 from attn_cli.data.splits import Pictures
@@ -71,10 +72,7 @@ def run(config: command_sections.Evaluate) -> dict[str, Any]:
         result |= {"gain": compared.error() - outcome.error(), "gain_interval": paired_interval(before, after)}
     if other is not None:
         result |= {"against": str(other.run.path), "against_error": compared.error()}
-    data = f"{restored.config.data.name}-" if config.data else ""
-    kind = ("mean" if greedy else f"mc{config.mc_samples}") + ("-focus" if config.focus else "")
-    kind += ("-ten-crops" if config.ten_crops else "") + (f"-against-{other.run.name}" if other else "")
-    name = f"evaluation-{data}{config.split}-{kind}.json"
+    name = file_name("evaluation", config, f"against-{other.run.name}" if other else "")
     write_atomically(found.path / name, json.dumps(result, indent=2) + "\n")
     tables.show(tables.result_table(result))
     print(f"Written to {found.path / name}")

@@ -119,7 +119,7 @@ def test_regions_that_were_learned_help_another_network(tmp_path: Path, monkeypa
     )  # fmt: skip
     attention, _ = result(tmp_path / "attention")
     attn("eval", f"run={attention}", "repeats=1")
-    _, seen = result(tmp_path / "attention", "evaluation-test-mean.json")
+    _, seen = result(tmp_path / "attention", "evaluation-test-mean-repeats1.json")
     print({name: seen[name] for name in ("test_error", "iou", "whole_image_iou")})
     assert seen["iou"] > max(seen["whole_image_iou"], best_fixed_overlap(tmp_path / "photos")) + 0.05
     errors = {}
@@ -129,6 +129,6 @@ def test_regions_that_were_learned_help_another_network(tmp_path: Path, monkeypa
         attn("train", *READER, birds[0], source, f"outputs={name}", *SHORT)
         run, _ = result(tmp_path / name)
         attn("eval", f"run={run}", "ten_crops=true", "repeats=1")
-        errors[name] = result(tmp_path / name, "evaluation-test-mean-ten-crops.json")[1]["test_error"]
+        errors[name] = result(tmp_path / name, "evaluation-test-mean-ten-crops-repeats1.json")[1]["test_error"]
     print(errors)
     assert errors["attended"] < errors["whole"] - 10

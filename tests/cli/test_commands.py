@@ -39,7 +39,7 @@ def test_train_leaves_a_complete_run_folder(trained):
 def test_eval_takes_the_latest_run_and_is_reproducible(trained):
     first = trained("eval", "--mc-samples", "3", "repeats=2").stdout
     (run,) = trained.runs()
-    written = run / "evaluation-test-mc3.json"
+    written = run / "evaluation-test-mc3-repeats2.json"
     values = json.loads(written.read_text())
     assert str(written.relative_to(trained.folder)) in first
     trained("eval", "--mc-samples", "3", "repeats=2", f"run={run}", "batch_size=7")
@@ -48,7 +48,7 @@ def test_eval_takes_the_latest_run_and_is_reproducible(trained):
     assert values["mc_samples"] == 3 and values["repeats"] == 2
     # The gain is over the mean-location path on the same images, as `attn eval` alone gives it.
     trained("eval", "repeats=2")
-    mean = json.loads((run / "evaluation-test-mean.json").read_text())
+    mean = json.loads((run / "evaluation-test-mean-repeats2.json").read_text())
     assert values["gain"] == pytest.approx(mean["test_error"] - values["test_error"])
     low, high = values["gain_interval"]
     assert low <= values["gain"] <= high and "95 % interval" in first
@@ -70,13 +70,33 @@ def test_eval_compares_with_another_run_on_the_same_images(trained, tmp_path, mo
         )
 
     values = error(run, hasty)
-    assert json.loads((run / "evaluation-test-mean-against-hasty.json").read_text())["against"] == str(hasty)
+    assert json.loads((run / "evaluation-test-mean-against-hasty-repeats2.json").read_text())["against"] == str(hasty)
     assert values["against_error"] == error(hasty)["test_error"]
     assert values["gain"] == pytest.approx(values["against_error"] - values["test_error"]) and values["gain"] != 0
     low, high = values["gain_interval"]
     assert low < values["gain"] < high
     with pytest.raises(Refused, match="different data"):
         error(run, littered)
+
+
+def test_evaluations_with_other_settings_have_files_of_their_own(trained, tmp_path):
+    (run,) = trained.runs()
+    run = shutil.copytree(run, tmp_path / "copy", ignore=shutil.ignore_patterns("evaluation-*"))
+    ways = [
+        ((), "test-mean"),
+        (("checkpoint=last",), "test-mean-last"),
+        (("seed=5", "repeats=2"), "test-mean-seed5-repeats2"),
+        (("data=digits",), "digits-test-mean"),
+    ]
+    for words, _ in ways:
+        trained("eval", f"run={run}", *words)
+    trained("eval", "-m", f"run={run}", "mc_samples=1", "average=probabilities,log_probabilities")
+    names = [name for _, name in ways] + ["test-mc1", "test-mc1-probabilities"]
+    assert {path.name for path in run.glob("evaluation-*")} == {f"evaluation-{name}.json" for name in names}
+    for pieces in (1, 2):
+        trained("eval", f"run={run}", "data=digits", f"data.pieces={pieces}")
+    other = [json.loads(path.read_text()) for path in run.glob("evaluation-digits-test-mean-*.json")]
+    assert len(other) == 2 and other[0]["digest"] != other[1]["digest"]
 
 
 def test_mean_evaluation_agrees_with_the_result_of_training(trained):

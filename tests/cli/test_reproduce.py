@@ -70,7 +70,7 @@ def test_a_table_is_run_stopped_and_gone_on_with(attn: Attn) -> None:
     assert list(outputs.glob("toy/1/lesson/seed-1/*/config.yaml")) == [lesson]  # not a second one
     measured = json.loads((outputs / "measured" / "toy-1.json").read_text())
     (run,) = outputs.glob("toy/1/one/seed-1/*/result.json")
-    (averaged,) = outputs.glob("toy/1/one/seed-1/*/evaluation-test-mc2.json")
+    (averaged,) = outputs.glob("toy/1/one/seed-1/*/evaluation-test-mc2-repeats1.json")
     for cell, path in (("one", run), ("many", averaged)):
         (record,), result = measured[cell], json.loads(path.read_text())
         assert record["value"] == pytest.approx(result["test_error"], abs=1e-4)

@@ -30,13 +30,13 @@ def test_from_training_to_pictures(attn):
     assert len(list(csv.DictReader((run / "metrics.csv").open()))) == 20
 
     done = attn("eval", "repeats=1")
-    evaluation = json.loads((run / "evaluation-test-mean.json").read_text())
+    evaluation = json.loads((run / "evaluation-test-mean-repeats1.json").read_text())
     first, *others = evaluation["mean_magnification"]
     assert first == pytest.approx(8) and len(others) == 2 and all(1 <= mean <= 8 for mean in others)
     assert f"{first:.2f} {others[0]:.2f} {others[1]:.2f} pixels a cell, by glimpse" in done.stdout
     assert 0 < evaluation["iou"] < 1 and "mislocalised_errors" in evaluation
     attn("eval", "mc_samples=3", "repeats=1")
-    assert json.loads((run / "evaluation-test-mc3.json").read_text())["mc_samples"] == 3
+    assert json.loads((run / "evaluation-test-mc3-repeats1.json").read_text())["mc_samples"] == 3
     attn("show", "images=[0]")
     assert (run / "pictures" / "paths-test.png").is_file()
     assert Image.open(run / "pictures" / "glimpses-test-0.gif").n_frames == 3

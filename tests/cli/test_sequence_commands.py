@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,24 @@ def test_combine_writes_both_readers_and_the_paired_interval(readers):
         low, high = result["gain_interval"]
         assert low <= result["gain"] <= high
         assert result["gain"] == pytest.approx(result["forward_error"] - result["test_error"])
+
+
+def test_combinations_with_other_readers_or_settings_have_files_of_their_own(readers, tmp_path):
+    attn, runs = readers
+    forward = shutil.copytree(runs["forward"], tmp_path / "forward", ignore=shutil.ignore_patterns("combined-*"))
+    for name in ("one", "two"):
+        shutil.copytree(runs["backward"], tmp_path / name)
+        attn("combine", f"forward={forward}", f"backward={tmp_path / name}")
+    attn(
+        "combine",
+        f"forward={forward}",
+        f"backward={tmp_path / 'one'}",
+        "checkpoint=last",
+        "focus=true",
+        "focus_size=40",
+    )
+    names = ("mean-with-one", "mean-with-two", "mean-focus40-with-one-last")
+    assert {path.name for path in forward.glob("combined-*")} == {f"combined-test-flip-{name}.json" for name in names}
 
 
 @pytest.mark.parametrize(
@@ -84,7 +103,8 @@ def test_both_readers_of_other_images_with_a_second_look(readers):
     attn, runs = readers
     other = ("data=digits_sequence_110", "--focus")
     attn("combine", f"forward={runs['forward']}", f"backward={runs['backward']}", "rule=average", *other)
-    both = json.loads((runs["forward"] / "combined-digits_sequence_110-test-average-mean-focus.json").read_text())
+    name = f"combined-digits_sequence_110-test-average-mean-focus-with-{runs['backward'].name}.json"
+    both = json.loads((runs["forward"] / name).read_text())
     assert both["focus"] == 54 and both["data"] == "digits_sequence_110"
     for name in ("forward", "backward"):
         attn("eval", f"run={runs[name]}", *other)

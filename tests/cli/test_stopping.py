@@ -30,6 +30,6 @@ def test_a_sweep_over_the_price_and_what_is_known_of_its_runs(attn):
     assert evaluation["mean_glimpses"] == pytest.approx(result["mean_glimpses"], abs=1e-9)
     assert evaluation["test_error"] == pytest.approx(result["test_error"])
     attn("eval", f"run={run}", "mc_samples=3", "repeats=1")
-    assert 1 < json.loads((run / "evaluation-test-mc3.json").read_text())["mean_glimpses"] < 4
+    assert 1 < json.loads((run / "evaluation-test-mc3-repeats1.json").read_text())["mean_glimpses"] < 4
     attn("show", f"run={run}", "images=[0]")
     assert (run / "pictures" / "paths-test.png").is_file()

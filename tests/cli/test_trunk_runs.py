@@ -45,7 +45,7 @@ def test_a_trunk_from_training_to_evaluation(
 
     shutil.rmtree(trunk)  # which nothing needs from here on
     assert cli.main(["eval", f"run={run}", "repeats=1"]) == 0
-    again = json.loads((run / "evaluation-test-mean.json").read_text())
+    again = json.loads((run / "evaluation-test-mean-repeats1.json").read_text())
     assert again["test_error"] == json.loads((run / "result.json").read_text())["test_error"]
     assert cli.main(["show", f"run={run}", "images=1", "gif=false"]) == 0
     assert (run / "pictures" / "paths-test.png").is_file()

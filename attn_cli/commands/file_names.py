@@ -1,0 +1,46 @@
+"""What the files of `attn eval` and `attn combine` in a run folder are called: other settings, another file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from contextlib import suppress
+from dataclasses import fields
+from typing import Any
+
+from attn_cli.commands.data import config_of
+from attn_cli.config import schema
+from attn_cli.config.command_sections import Combine, Evaluate
+from attn_cli.errors import Refused
+
+
+def file_name(what: str, config: Evaluate | Combine, *others: str) -> str:
+    """evaluation-test-mean.json, combined-test-flip-mean-OTHER.json; what differs from the defaults is added.
+
+    Settings that change no number (batch_size, device, threads) have no part in it.
+    """
+    default = {field.name: field.default for field in fields(config)}
+    changed = {key for key, value in default.items() if getattr(config, key) != value}
+    parts = [what, config.data.name if config.data else "", config.split, getattr(config, "rule", "")]
+    parts.append(f"mc{config.mc_samples}" if config.mc_samples else "mean")
+    if config.focus:
+        parts.append(f"focus{config.focus_size}" if "focus_size" in changed else "focus")
+    if getattr(config, "ten_crops", False):
+        parts.append("ten-crops")
+    parts += others
+    if "checkpoint" in changed:
+        parts.append(config.checkpoint)
+    if "average" in changed and config.mc_samples:
+        parts.append(config.average)
+    parts += [f"{key}{getattr(config, key)}" for key in ("seed", "repeats") if key in changed]
+    if config.data is not None and not _as_shipped(config.data):
+        settings = json.dumps(schema.to_dict(config.data), sort_keys=True)
+        parts.append(hashlib.sha256(settings.encode()).hexdigest()[:8])
+    return "-".join(part for part in parts if part) + ".json"
+
+
+def _as_shipped(data: Any) -> bool:
+    """Whether a data section is as conf/data has it; your own images, whose path must be given, never are."""
+    with suppress(Refused):
+        return bool(config_of(data.name) == data)
+    return False
