@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from attn_cli.config import command_sections
+from attn_cli.config.arguments import pasted
 from attn_cli.data import writing
 from attn_cli.data.batches import open_data
 from attn_cli.data.photos import Birds, edges
@@ -63,7 +64,7 @@ def run(config: command_sections.Attend) -> dict[str, Any]:
     means = {split: torch.cat(values).mean().item() for split, values in overlaps.items()}
     for split, mean in means.items():
         print(f"{split}: {len(source.labels[split]):,} images, intersection over union with the true boxes {mean:.3f}")
-    print(f"Written to {output}: train on it with data=cub200 data.path={output}")
+    print(f"Written to {output}: train on it with data=cub200 {pasted('data.path', output)}")
     return {"output": str(output), "iou": means}
 
 

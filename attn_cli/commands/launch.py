@@ -26,6 +26,7 @@ from types import FrameType
 from typing import Any
 
 from attn_cli.config import schema
+from attn_cli.config.arguments import pasted
 from attn_cli.errors import Refused, Terminated
 from attn_cli.places import LAUNCH, check_devices, place
 from attn_cli.runs import Run, on_create, open_run
@@ -56,7 +57,7 @@ def continued(path: str) -> tuple[Run, schema.Config]:
     folder = open_run(path)
     status = folder.status()["status"]
     if status == "finished":
-        raise Refused(f"{path} is finished: evaluate it with `attn eval run={path}`, or start a new run.")
+        raise Refused(f"{path} is finished: evaluate it with `attn eval {pasted('run', path)}`, or start a new run.")
     folder.check_idle()
     return folder, replace(folder.config(), resume=None)
 
@@ -186,7 +187,7 @@ class Workers:
         run = open_run(path.read_text())
         advice = "it has no checkpoint yet, start a new run"
         if any(run.checkpoints.glob("*.ckpt")):
-            advice = f"continue with `attn train resume={run.path}`"
+            advice = f"continue with `attn train {pasted('resume', run.path)}`"
         sentence = f"{what} and the others were stopped: {advice}."
         run.set_status("failed", sentence)
         return Refused(sentence)

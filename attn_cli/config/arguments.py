@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import shlex
 import typing
 from dataclasses import dataclass
 
@@ -44,6 +45,7 @@ EXCLUSIVE = ("--help", "--hydra-help", "--cfg", "--info", "--multirun", "--shell
 NUMBERED_GROUPS = ("glimpses", "scales")
 
 _NUMBERED = re.compile(rf"\+{{0,2}}({'|'.join(NUMBERED_GROUPS)})=(.*)", re.DOTALL)
+_NOT_TEXT = re.compile(r"[+-]?(\.?\d[\d._]*(e[+-]?[\d_]+)?|inf|nan)|true|false", re.IGNORECASE)
 _SWEEP_WORDS = re.compile(
     r"\b(range|choice|interval|tag|log|int|float|shuffle|sort|start|stop|end|step|reverse|true|false)\b"
 )
@@ -160,11 +162,16 @@ def _instead_of(name: str, config: type) -> str:
     return nearest(name, all_flags(config))
 
 
+def pasted(key: str, path: object) -> str:
+    """`KEY=PATH` as it can be pasted into a shell."""
+    return shlex.quote(f"{key}={_quoted(str(path))}")
+
+
 def _quoted(value: str) -> str:
-    """A text that Hydra's grammar would take apart (commas, brackets, quotes, spaces), quoted for it."""
-    if value in ("null", "") or re.fullmatch(r"[\w./:@%~-]+", value):
+    """A text that Hydra's grammar would take apart (commas, brackets, quotes, spaces) or for a number, quoted."""
+    if value in ("null", "") or (re.fullmatch(r"[\w./:@%-]+", value) and not _NOT_TEXT.fullmatch(value)):
         return value
-    return "'" + value.replace("\\'", "\\\\'").replace("'", "\\'") + "'"
+    return '"' + re.sub(r'(\\*)("|\Z)', r"\1\1\2", value).replace('"', '\\"') + '"'
 
 
 def _has_section(hint: typing.Any) -> bool:

@@ -102,7 +102,9 @@ def checked(value: Any, hint: Any, metadata: Mapping[str, Any], key: str) -> Any
     if "choices" in metadata:
         raise _not_a_choice(value, metadata, key)
     wanted = " or ".join(_words(kind) for kind in allowed)
-    raise Refused(f"{key} must be {wanted}, not {value!r}.")
+    numeral = str in allowed and isinstance(value, (int, float))  # quotes for Hydra within quotes for the shell
+    hint = f": write {key}='\"{value}\"'" if numeral else ""
+    raise Refused(f"{key} must be {wanted}, not {value!r}{hint}.")
 
 
 def _alternatives(hint: Any) -> tuple[Any, ...]:

@@ -27,6 +27,7 @@ from pytorch_lightning.callbacks import Callback, Checkpoint
 from torch import Tensor
 
 from attn_cli import processes
+from attn_cli.config.arguments import pasted
 from attn_cli.errors import Refused
 from attn_cli.learning.checkpoints import is_better
 from attn_cli.learning.loader import EpochBatches
@@ -241,7 +242,7 @@ class Checkpoints(Checkpoint):
     def advice(self) -> str:
         """How to go on after a stop."""
         if self.folder.is_dir() and any(self.folder.glob("*.ckpt")):
-            return f"continue with `attn train resume={self.folder.parent}`"
+            return f"continue with `attn train {pasted('resume', self.folder.parent)}`"
         return f"{self.folder.parent} has no checkpoint to continue from, start a new run"
 
     def on_save_checkpoint(

@@ -31,6 +31,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from attn_cli.config.arguments import pasted
 from attn_cli.errors import Refused
 from attn_cli.learning.compiling import compiled
 from attn_cli.learning.guards import Checkpoints, FiniteGuard, Flags
@@ -327,6 +328,6 @@ class MemberCheckpoints(Checkpoints):
     def advice(self) -> str:
         going = [self.parts[number] for number in self.learner.going]
         if any(any(part.folder.glob("*.ckpt")) for part in going):
-            runs = ", ".join(str(part.folder.parent) for part in going)
-            return f"continue with `attn train resume=FOLDER`, one after the other: {runs}"
+            commands = " and ".join(f"`attn train {pasted('resume', part.folder.parent)}`" for part in going)
+            return f"continue with {commands}, one after the other"
         return "no run has a checkpoint to continue from, start anew"

@@ -10,6 +10,7 @@ import json
 import os
 import pickle
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -189,14 +190,17 @@ def test_terminated_then_interrupted_then_resumed_is_the_same_run(attn, whole):
     stopped = step_of(run)
     assert 3 <= stopped < STEPS and f"after {stopped} steps" in err
 
-    process = attn.start("train", f"resume={run}")
+    run = run.rename(run.with_name("my run, (a=b)"))
+    process = attn.start("train", f"resume='{run}'")
     wait_until(lambda: step_of(run) > STEPS + 3, process)
     code, _, err = end(process, signal.SIGINT)
     assert code == 130 and "Traceback" not in err
     assert status(run)["status"] == "interrupted"
     assert STEPS + 3 < step_of(run) < 2 * STEPS
 
-    attn("train", f"resume={run}")
+    _, *words = shlex.split(err.split("`")[1])  # the command that it prints can be pasted
+    assert words == ["train", f'resume="{run}"']
+    attn(*words)
     assert_same_run(run, whole)
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
+from pathlib import Path
+
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from attn_cli.config import arguments, command_sections, schema
 from attn_cli.errors import Refused
@@ -86,9 +90,24 @@ def test_long_flags_become_keys() -> None:
     assert words(["--seed", "3", "--resume", "outputs/a-b_1"]) == ["seed=3", "resume=outputs/a-b_1"]
 
 
+@pytest.mark.parametrize(
+    "path",
+    ["my runs, (a=b)", "it's", 'say "so"', "end\\", '\\"', "~/runs", "2024", "-3", ".5", "1e5", "1_0", "nan", "True"],
+)
+def test_paths_are_quoted_for_the_shell_and_for_hydra(path: str) -> None:
+    (word,) = shlex.split(arguments.pasted("resume", path))
+    assert OverridesParser.create().parse_override(word).value() == path
+    assert words(["--resume", path]) == [word]
+
+
+def test_plain_paths_are_pasted_as_they_are() -> None:
+    for path in ("outputs/digits-ram-6g-20261130-025246-3248", "/tmp/a.b/c_d", "../2024"):
+        assert arguments.pasted("resume", Path(path)) == f"resume={path}"
+
+
 def test_flag_values_are_quoted_for_hydra_unless_they_sweep() -> None:
-    assert words(["--run", "my runs, new"], command_sections.Evaluate) == ["run='my runs, new'"]
-    assert words(["--run", "it's"], command_sections.Evaluate) == [r"run='it\'s'"]
+    assert words(["--run", "my runs, new"], command_sections.Evaluate) == ['run="my runs, new"']
+    assert words(["--run", "it's"], command_sections.Evaluate) == ['run="it\'s"']
     assert words(["-m", "--run", "a,b"], command_sections.Evaluate) == ["--multirun", "run=a,b"]
 
 

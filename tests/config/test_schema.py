@@ -106,7 +106,7 @@ def test_every_number_is_bounded() -> None:
         ("model", "ram", "model must be a group of keys, not 'ram'."),
         ("trainr", {}, "trainr is not a known key. Did you mean 'trainer'?"),
         ("seed", -1, "seed must be at least 0"),
-        ("outputs", 3, "outputs must be text, not 3."),
+        ("outputs", 3, "outputs must be text, not 3: write outputs='\"3\"'."),
     ],
 )
 def test_refusals_say_what_is_wrong(values: dict[str, Any], key: str, value: Any, says: str) -> None:
