@@ -37,7 +37,8 @@ PUBLISHED = {"multiply-adds, G": dram.OPERATIONS, "parameters, M": dram.PARAMETE
 AT_MOST = ("multiply-adds, G", "DRAM")  # the paper gives a bound
 TEN_LAYERS = schema.Config(model=schema.ConvNet())
 READER = schema.Config(model=schema.Dram(), glimpses=schema.Glimpses(3, 12), scales=schema.Scales(1))  # section 8.3
-SETTING = re.compile(r"[+~]*(model|data|scales|glimpses)\b")  # a word of the command line that chooses what is counted
+# A word of the command line that chooses what is counted
+SETTING = re.compile(r"[+~]*(experiment|model|data|scales|glimpses)\b")
 
 
 def run(config: schema.Cost) -> dict[str, Any]:

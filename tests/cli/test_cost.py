@@ -184,6 +184,11 @@ def test_bad_input(keys, says, tmp_path, monkeypatch):
     [
         (["table=dram/6"], "table has no choice 'dram/6'."),
         (["table=dram/5", "model=ram"], "table=dram/5 has networks and sizes of its own: leave out model."),
+        (["table=dram/5", "experiment=ram/table1a_6"], "leave out experiment."),
+        (
+            ["run=there", "experiment=ram/table1a_6"],
+            "run=there has a network and data of its own: leave out experiment.",
+        ),
         (
             ["run=there", "data=svhn", "glimpses.count=2"],
             "run=there has a network and data of its own: leave out data and glimpses.",
