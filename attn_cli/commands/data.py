@@ -13,6 +13,7 @@ from rich.table import Table
 
 from attn_cli.commands.entry import conf_folder
 from attn_cli.config import registry, schema
+from attn_cli.config.arguments import Parser
 from attn_cli.config.fields import build
 from attn_cli.data import prepared
 from attn_cli.errors import Refused, nearest
@@ -35,8 +36,8 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("attn data", description="Data sets.", allow_abbrev=False)
+def _parser() -> Parser:
+    parser = Parser("attn data", description="Data sets.", allow_abbrev=False)
     actions = parser.add_subparsers(dest="action", required=True, metavar="list | prepare | info")
     for action, about in (
         ("list", "which data sets there are, and in which state"),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import re
+from argparse import RawDescriptionHelpFormatter
 
+from attn_cli.config.arguments import Parser
 from attn_cli.errors import Refused
 from attn_cli.papers import records, report
 from attn_cli.papers.cells import Absent, Table
@@ -23,6 +24,7 @@ Runs lie in outputs/reproduce. Numbers go into attn_cli/papers/measured in a che
 elsewhere, and into RESULTS.md of the current folder, if it has markers for the table. A budget is kept by the expected
 times on a CPU; a run whose time is not known is not started within one.
 """
+MOST_SEEDS = 100
 UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 
 
@@ -30,8 +32,8 @@ def main(argv: list[str]) -> int:
     """`argv` is what follows `attn reproduce`. Returns the exit code; raises Refused."""
     given = _parser().parse_args(argv)
     budget = None if given.budget is None else seconds(given.budget)
-    if given.seeds < 1:
-        raise Refused(f"--seeds must be at least 1, not {given.seeds}: seeds 1 to N are run.")
+    if not 1 <= given.seeds <= MOST_SEEDS:
+        raise Refused(f"--seeds must be at least 1 and at most {MOST_SEEDS}, not {given.seeds}: seeds 1 to N are run.")
     selected = given.only or given.seeds != 1 or budget is not None
     if selected and (given.list or given.write):
         raise Refused("--only, --seeds and --budget say what is run; --list and --write run nothing: leave them out.")
@@ -64,12 +66,12 @@ def seconds(text: str) -> float:
     return found
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         "attn reproduce",
         description="The papers' tables: published numbers beside ours, and running what is missing.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("table", nargs="?", metavar="TABLE", help="such as ram/2a; without it all are listed")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from attn_cli.config.arguments import Parser
 from attn_cli.errors import Refused
 from attn_cli.pictures.tables import runs_table, show
 from attn_cli.runs import Run, all_runs
@@ -15,7 +15,7 @@ from attn_cli.runs import Run, all_runs
 
 def main(argv: list[str]) -> int:
     """Print the table; `argv` is what follows `attn runs`. Returns the exit code."""
-    parser = argparse.ArgumentParser("attn runs", description="List runs, oldest first.", allow_abbrev=False)
+    parser = Parser("attn runs", description="List runs, oldest first.", allow_abbrev=False)
     parser.add_argument("--outputs", metavar="DIR", help="folder of run folders (default: outputs)")
     outputs = parser.parse_args(argv).outputs
     if outputs is not None and not Path(outputs).is_dir():

@@ -6,6 +6,7 @@ a group (`glimpses=6`). Everything else is left to it.
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import re
 import shlex
@@ -49,6 +50,13 @@ _NOT_TEXT = re.compile(r"[+-]?(\.?\d[\d._]*(e[+-]?[\d_]+)?|inf|nan)|true|false",
 _SWEEP_WORDS = re.compile(
     r"\b(range|choice|interval|tag|log|int|float|shuffle|sort|start|stop|end|step|reverse|true|false)\b"
 )
+
+
+class Parser(argparse.ArgumentParser):
+    """Of the commands that Hydra does not compose; refuses in one sentence."""
+
+    def error(self, message: str) -> typing.NoReturn:
+        raise Refused(f"{message[:1].upper()}{message[1:]}; see `{self.prog} --help`.")
 
 
 @dataclass(frozen=True)
