@@ -101,6 +101,17 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         file.write(content.encode() if isinstance(content, str) else content)
 
 
+def make_folder(path: Path, setting: str) -> Path:
+    """A folder that can be written, made if it is not there; raises Refused naming the setting that chose it."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if not os.access(path, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise Refused(f"{path} cannot be made ({error.strerror}): set {setting}=FOLDER.") from error
+    return path
+
+
 def alive(pid: int, since: float | None = None) -> bool:
     """Whether process `pid` runs (a zombie does not), and did already at the time `since` (seconds since the epoch)."""
     try:
@@ -153,12 +164,14 @@ class Run:
         return values
 
     def status(self) -> dict[str, Any]:
-        """status.json; "killed" where it says running and the process is gone."""
+        """status.json; "killed" where it says running and the process is gone. Raises Refused naming a damaged one."""
         path = self.path / "status.json"
         if not path.exists():
             return {"status": "killed", "message": "The process ended before it wrote a status."}
         status = _read_json(path)
-        if status.get("status") == "running" and status.get("host") in (None, platform.node()):
+        if status.get("status") not in STATUSES:
+            raise Refused(f"{path} has none of the statuses {', '.join(STATUSES)}: delete or restore it.")
+        if status["status"] == "running" and status.get("host") in (None, platform.node()):
             pid, since = status.get("pid"), _seconds(status.get("started"))
             if not isinstance(pid, int) or pid <= 0 or not alive(pid, since):
                 status["status"] = "killed"
@@ -263,7 +276,7 @@ def latest(outputs: str | Path = "outputs", finished: bool = True) -> Run:
     """The run that started last (of those that finished); raises Refused where there is none."""
     for run in reversed(all_runs(outputs)):
         with contextlib.suppress(Refused):
-            if not finished or run.status().get("status") == "finished":
+            if not finished or run.status()["status"] == "finished":
                 return run
     kind = "finished run" if finished else "run"
     raise Refused(f"There is no {kind} in {outputs}: start one with `attn train`, or name a folder with run=FOLDER.")

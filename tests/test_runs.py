@@ -155,6 +155,16 @@ def test_folder_without_status_is_killed(tmp_path: Path) -> None:
     assert run.status()["status"] == "killed"
 
 
+@pytest.mark.parametrize("text", ["{}", '{"status": null}', '{"status": ["running"]}', '{"status": "done"}'])
+def test_file_without_a_known_status_is_refused_and_named(tmp_path: Path, text: str) -> None:
+    run = runs.create(CONFIG, tmp_path)
+    (run.path / "status.json").write_text(text)
+    with pytest.raises(Refused, match=r"status\.json has none of the statuses running, .*: delete or restore it\."):
+        run.status()
+    with pytest.raises(Refused, match="no finished run"):
+        runs.latest(tmp_path)
+
+
 def test_status_keeps_start_epoch_and_step(tmp_path: Path) -> None:
     run = runs.create(CONFIG, tmp_path)
     started = run.status()["started"]
@@ -287,15 +297,16 @@ def test_versions() -> None:
 
 
 def test_command_lists_runs(tmp_path: Path, capsys) -> None:
-    done, damaged, running = (runs.create(CONFIG, tmp_path) for _ in range(3))
+    done, damaged, running, unknown = (runs.create(CONFIG, tmp_path) for _ in range(4))
     done.set_status("finished")
     done.write_result({"val_error": 1.234, "test_error": 1.5, "seconds": 61})
     (damaged.path / "config.yaml").write_text("- [")
+    (unknown.path / "status.json").write_text("{}")
     assert command.main(["--outputs", str(tmp_path)]) == 0
     lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.strip()}
     for text in ("ram", "mnist", " 6 ", "1.23", "1.50", "1 min 01 s", "finished"):
         assert text in lines[done.name]
-    assert "damaged" in lines[damaged.name]
+    assert "damaged" in lines[damaged.name] and "damaged" in lines[unknown.name]
     assert "running" in lines[running.name]
 
 

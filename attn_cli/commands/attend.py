@@ -60,7 +60,8 @@ def run(config: command_sections.Attend) -> dict[str, Any]:
 
     what = f"regions of {found.name}" if config.regions == "attended" else "true boxes"
     shapes = {name: array.shape for name, array in arrays.items()}
-    writing.write_filled(output, source.name, f"{what}, cut out of: {source.origin}", source.class_names, shapes, fill)
+    origin = f"{what}, cut out of: {source.origin}"
+    writing.write_filled(output, source.name, origin, source.class_names, shapes, fill, setting="output")
     means = {split: torch.cat(values).mean().item() for split, values in overlaps.items()}
     for split, mean in means.items():
         print(f"{split}: {len(source.labels[split]):,} images, intersection over union with the true boxes {mean:.3f}")

@@ -13,7 +13,7 @@ from attn_cli.inference.monte_carlo import evaluate
 from attn_cli.learning.restore import check_sampling, restore
 from attn_cli.pictures import tables
 from attn_cli.pictures.curves import mc_curve
-from attn_cli.runs import latest, open_run, write_atomically
+from attn_cli.runs import latest, make_folder, open_run, write_atomically
 
 
 def run(config: command_sections.McAverage) -> list[dict[str, Any]]:
@@ -22,6 +22,7 @@ def run(config: command_sections.McAverage) -> list[dict[str, Any]]:
     found = open_run(config.run) if config.run else latest(config.outputs)
     restored = restore(found, config.checkpoint, choose_device(config.device))
     check_sampling(restored, "attn mc-average")
+    folder = make_folder(Path(config.output or found.path), "output")  # before what takes long
     images, labels = restored.data.fixed(config.split)
     outcome = evaluate(
         restored.model,
@@ -44,12 +45,10 @@ def run(config: command_sections.McAverage) -> list[dict[str, Any]]:
         }
         for m in range(1, config.max_samples + 1)
     ]
-    folder = Path(config.output) if config.output else found.path
     text = io.StringIO()
     writer = csv.DictWriter(text, rows[0])
     writer.writeheader()
     writer.writerows(rows)
-    folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / f"mc-average-{config.split}.csv", text.getvalue())
     picture = mc_curve(rows, folder / f"mc-average-{config.split}.png")
     tables.show(tables.mc_table(rows))

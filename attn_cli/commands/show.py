@@ -21,7 +21,7 @@ from attn_cli.pictures.animation import glimpse_animation, readers_animation
 from attn_cli.pictures.games import game_animation, games_figure
 from attn_cli.pictures.paths import glimpse_path_figure, readers_figure
 from attn_cli.pictures.videos import strips_figure
-from attn_cli.runs import latest, open_run
+from attn_cli.runs import latest, make_folder, open_run
 
 
 def run(config: command_sections.Show) -> list[Path]:
@@ -43,7 +43,7 @@ def run(config: command_sections.Show) -> list[Path]:
         check_reader(backward, "backward", "backward")
         check_same_images(restored, backward, config.split, "draw readers of")
         readers = {"forward": restored, "backward": backward}
-    folder = Path(config.output or found.path / "pictures")
+    folder = make_folder(Path(config.output or found.path / "pictures"), "output")
     split = f"{restored.config.data.name}-{config.split}" if config.data else config.split
     if restored.model.game is not None:
         files = draw_games(restored, labels, wanted, config.seed, folder, config.gif, split)
@@ -63,7 +63,6 @@ def draw_games(
     noise = evaluation_noise(seed, 0, 0, len(starts), model.steps, model.noises)[torch.tensor(wanted)]
     index = torch.tensor(wanted, device=starts.device)
     trace = play(model, starts[index], noise[None].to(starts.device), greedy=True, record=True)
-    folder.mkdir(parents=True, exist_ok=True)
     files = [games_figure(trace, folder / f"games-{split}.png")]
     for i, number in enumerate(wanted if gif else ()):
         files.append(game_animation(trace, i, info.class_names, folder / f"game-{split}-{number}.gif"))
@@ -93,7 +92,6 @@ def draw(
         noise = evaluation_noise(seed, 0, 0, len(labels), model.steps, model.noises)[torch.tensor(wanted)]
         _, trace = rollout(model, chosen, noise[None].to(images.device), greedy=True, record=True)
         seen[name] = (trace, model.order(labels[index]).cpu())
-    folder.mkdir(parents=True, exist_ok=True)
     prefix = "".join(f"{name}-" for name in readers if name)
     if len(seen) == 1:
         trace, truth = seen[""]

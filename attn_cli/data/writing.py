@@ -43,42 +43,43 @@ def write_filled(
     class_names: Sequence[str],
     shapes: Mapping[str, tuple[int, ...]],
     fill: Callable[[Put], None],
+    setting: str = "data.root",
 ) -> None:
     """Like `write`, with arrays of the given shapes (names in the file's order) whose rows `fill` puts in any order.
 
-    Rows that `fill` leaves out are zero. If `fill` raises, nothing is left.
+    Rows that `fill` leaves out are zero. If `fill` raises, nothing is left. `setting` is what chose the place.
     """
     about: dict[str, Any] = {"format": FORMAT, "name": name, "origin": origin, "class_names": list(class_names)}
     offsets, _ = _structure(shapes, {**about, "sha256": "0" * 64})
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with disk_named(path):
+        with disk_named(path, setting):
             file = open(temporary, "w+b")  # noqa: SIM115 – closed below
 
         def put(array: str, row: int, rows: np.ndarray) -> None:
             data = np.ascontiguousarray(rows, np.uint8)
             if data.shape[1:] != tuple(shapes[array][1:]) or not 0 <= row <= shapes[array][0] - len(data):
                 raise IndexError(f"rows {row} to {row + len(data)} of shape {data.shape[1:]} in {array}")
-            with disk_named(path):
+            with disk_named(path, setting):
                 file.seek(offsets[array] + row * math.prod(data.shape[1:]))
                 file.write(data.data)
 
         with file:
             fill(put)
-            with disk_named(path):
+            with disk_named(path, setting):
                 file.truncate(max(offsets[array] + math.prod(shape) for array, shape in shapes.items()))
                 file.flush()
             content = {
                 array: (shape, blocks_of(file, offsets[array], math.prod(shape))) for array, shape in shapes.items()
             }
             about["sha256"] = sha256_of(name, origin, class_names, content_sha256_of(content))
-            with disk_named(path):
+            with disk_named(path, setting):
                 for position, piece in _structure(shapes, about)[1]:
                     file.seek(position)
                     file.write(piece)
                 file.flush()
                 os.fsync(file.fileno())
-        with disk_named(path):
+        with disk_named(path, setting):
             os.replace(temporary, path)
             folder = os.open(path.parent, os.O_RDONLY)
             try:
@@ -173,11 +174,11 @@ class _Sparse(io.RawIOBase):
 
 
 @contextmanager
-def disk_named(path: Path) -> Iterator[None]:
+def disk_named(path: Path, setting: str = "data.root") -> Iterator[None]:
     """Turns an error of the disk into Refused, naming the file that could not be written."""
     try:
         yield
     except OSError as error:
         raise Refused(
-            f"{path} cannot be written ({error.strerror}): free space there or choose another data.root."
+            f"{path} cannot be written ({error.strerror}): free space there or choose another {setting}."
         ) from error

@@ -168,7 +168,7 @@ def _rest(config: schema.Config, earlier: Sequence[Path]) -> schema.Config | dic
             if run.status()["status"] == "finished" and (result := run.result()) is not None:
                 return result
             newest_valid(run.checkpoints)
-            if run.status()["status"] == "running" and run.status()["host"] != platform.node():
+            if run.status()["status"] == "running" and run.status().get("host") != platform.node():
                 run.set_status("interrupted", "its process on another machine is gone")
             return replace(config, resume=str(path))
         except Refused as refused:
@@ -202,7 +202,10 @@ def read_job(path: Path) -> Job:
         job = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise Refused(f"{path} cannot be read ({error}); delete it to run this job anew.") from error
-    if not isinstance(job, dict) or not {"job", "overrides", "status"} <= job.keys():
+    needed = {"job", "overrides", "status"}
+    if isinstance(job, dict) and job.get("status") == "running":
+        needed |= {"pid", "started"}
+    if not isinstance(job, dict) or not needed <= job.keys():
         raise Refused(f"{path} is not a status file of a sweep; delete it to run this job anew.")
     return job
 

@@ -60,10 +60,7 @@ def begin(folder: Path, plan: Plan) -> Plan:
 
     Raises Refused if the sweep is still running, or if it was begun with other jobs.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise Refused(f"{folder} cannot be made ({error.strerror}): set outputs=FOLDER.") from error
+    runs.make_folder(folder, "outputs")
     with _locked(folder):
         if (folder / NAME).exists():
             plan = _same(folder, read(folder), plan)

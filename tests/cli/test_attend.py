@@ -100,6 +100,8 @@ def test_what_cannot_be_cut_out_is_refused(run, birds, tmp_path, monkeypatch):
         with pytest.raises(Refused, match="must be a new .h5 file in a folder that exists"):
             attend.run(Attend(run=str(run.path), output=str(output)))
     assert there.read_bytes() == b"mine"
+    with pytest.raises(Refused, match=r"/proc/a.h5 cannot be written .* choose another output\."):  # not even by root
+        attend.run(Attend(run=str(run.path), output="/proc/a.h5", regions="boxes"))
     still = ConvNet(filters=(2,), kernels=(3,), strides=(4,), pools=(4,), hidden=(), dropout=0.0)
     still_run = saved(Config(model=still, data=run.config().data), tmp_path)
     with pytest.raises(Refused, match="looks at no region"):

@@ -262,6 +262,8 @@ def test_what_cannot_be_resumed_is_refused(attn, whole):
     now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
     ours = {**status(terminated), "status": "running", "pid": os.getpid(), "started": now}
     (running / "status.json").write_text(json.dumps(ours))
+    unknown = shutil.copytree(terminated, attn.folder / "outputs" / "unknown")
+    (unknown / "status.json").write_text("{}")
     before = {path: path.read_bytes() for path in attn.folder.rglob("*") if path.is_file()}
 
     cases = [
@@ -269,6 +271,7 @@ def test_what_cannot_be_resumed_is_refused(attn, whole):
         ([f"resume={running}"], ("still being trained", str(os.getpid()))),
         ([f"resume={bare}"], ("no checkpoint", str(bare))),
         ([f"resume={damaged}"], ("No checkpoint", "last.ckpt")),
+        ([f"resume={unknown}"], (f"{unknown}/status.json has none of the statuses",)),
         (["resume=outputs"], ("outputs is not a run folder", "config.yaml")),
         ([f"resume=outputs/{terminated.name[:-1]}"], ("There is no run folder", f"Did you mean '{terminated.name}'")),
         ([f"resume={terminated}", "seed=3"], ("leave out seed=3",)),
@@ -373,6 +376,9 @@ def test_edited_configurations_are_refused(attn, whole):
         (["train", "model._target_=os.system"], ("_target_",)),
         (["train", "+model._target_=os.system"], ("_target_",)),
         (["trian"], ("trian", "'train'")),
+        (["runs", "--output"], ("Unrecognized arguments: --output; see `attn runs --help`.",)),
+        (["data"], ("list | prepare | info", "see `attn data --help`.")),
+        (["data", "prepare", "mnist", "--form"], ("--form", "see `attn data --help`.")),
     ],
 )
 def test_mistyped_words_are_refused_with_the_nearest(attn, words, needles):
@@ -399,6 +405,9 @@ def test_what_is_missing_is_named_with_what_to_do(attn, trained, monkeypatch):
         (["train", *attn.small, "outputs=taken"], ("taken", "outputs=FOLDER")),
         (["train", *attn.small, "outputs=taken/deeper"], ("taken", "outputs=FOLDER")),
     ]
+    for command in (["mc-average", "max_samples=2"], ["show", "images=1"]):
+        for output in ("taken", "taken/deeper"):
+            cases.append(([*command, f"run={run}", f"output={output}"], (f"{output} cannot be made", "output=FOLDER")))
     for words, needles in cases:
         assert_refused(attn(*words, code=None), *needles)
     assert attn.runs() == [] and (attn.folder / "taken").read_text() == "a file"

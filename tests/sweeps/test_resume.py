@@ -272,6 +272,17 @@ def test_a_sweep_that_still_runs_is_refused(work, capsys, process) -> None:
     assert f"process {process['pid']} still runs the sweep" in capsys.readouterr().err
 
 
+def test_a_running_job_without_its_process_or_time_is_refused(work, capsys) -> None:
+    assert work("seed=1,2") == 0
+    job = work.sweep() / "job-001.json"
+    values = {**json.loads(job.read_text()), "status": "running"}
+    for missing in ("started", "pid"):
+        job.write_text(json.dumps({key: value for key, value in values.items() if key != missing}))
+        capsys.readouterr()
+        assert work(f"resume_sweep={work.sweep()}") == 1
+        assert f"{job} is not a status file of a sweep; delete it" in capsys.readouterr().err
+
+
 def test_a_job_that_still_runs_is_refused(work, capsys, process) -> None:
     """The sweep itself was killed, a worker goes on."""
     assert work("seed=1,2") == 0
