@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import json
 import math
 import os
@@ -110,6 +111,25 @@ def make_folder(path: Path, setting: str) -> Path:
     except OSError as error:
         raise Refused(f"{path} cannot be made ({error.strerror}): set {setting}=FOLDER.") from error
     return path
+
+
+@contextlib.contextmanager
+def locked(folder: Path, taken: str | None = None) -> Iterator[None]:
+    """An exclusive lock on a folder, released by the system when the process ends, however it ends. While another
+    process has it, this one waits or, with `taken`, is refused with that sentence.
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (fcntl.LOCK_NB if taken else 0))
+        except BlockingIOError as error:
+            raise Refused(str(taken)) from error
+        except OSError as error:
+            if error.errno not in (errno.EBADF, errno.ENOLCK, errno.EOPNOTSUPP):  # what file systems without locks say
+                raise
+        yield
+    finally:
+        os.close(handle)
 
 
 def alive(pid: int, since: float | None = None) -> bool:

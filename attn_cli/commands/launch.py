@@ -29,7 +29,7 @@ from attn_cli.config import schema
 from attn_cli.config.arguments import pasted
 from attn_cli.errors import Refused, Terminated
 from attn_cli.places import LAUNCH, check_devices, place
-from attn_cli.runs import Run, on_create, open_run
+from attn_cli.runs import Run, locked, on_create, open_run
 
 GRACE = 10.0  # seconds for the others to end by themselves, and again after SIGTERM
 LOOK_EVERY = 0.1  # seconds
@@ -38,7 +38,18 @@ STOPS = (signal.SIGINT, signal.SIGTERM)
 
 def run(config: schema.Config) -> dict[str, Any]:
     """`attn train`, in as many processes as the configuration, or that of the run to resume, asks for."""
-    own = config if config.resume is None else continued(config.resume)[1]
+    if config.resume is None:
+        return _run(config, config)
+    before, own = continued(config.resume)
+    where = place(own.trainer)
+    if where is not None and where.rank > 0:  # the first process has the lock
+        return _run(config, own)
+    with locked(before.path, f"{config.resume} is being continued by another process: wait until that has ended."):
+        return _run(config, own)
+
+
+def _run(config: schema.Config, own: schema.Config) -> dict[str, Any]:
+    """`own` is the configuration of the run to resume, if there is one."""
     if place(own.trainer) is None:
         if own.trainer.devices > 1:
             return start(replace(own, resume=config.resume))

@@ -10,14 +10,12 @@ start from, as seen from the sweep's folder: the two may be moved together. Impo
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import platform
 import shlex
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from pathlib import Path
@@ -61,7 +59,7 @@ def begin(folder: Path, plan: Plan) -> Plan:
     Raises Refused if the sweep is still running, or if it was begun with other jobs.
     """
     runs.make_folder(folder, "outputs")
-    with _locked(folder):
+    with runs.locked(folder):  # two processes that begin at once do so one after the other
         if (folder / NAME).exists():
             plan = _same(folder, read(folder), plan)
             check_stopped(folder)
@@ -180,14 +178,3 @@ def _read(folder: Path) -> dict[str, Any]:
             "start a new sweep."
         )
     return values
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Two processes that begin at once do so one after the other."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)

@@ -170,13 +170,21 @@ def test_a_refusal_is_one_sentence_and_leaves_nothing(images):
 
 def test_torchrun(images):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run(
-        [*command, "-m", "attn_cli", "train", *TWO, "trainer.limit_train_steps=4"],
-        cwd=images.folder, env=images.environment(), capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+
+    def train(*words: str) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [*command, "-m", "attn_cli", "train", *words],
+            cwd=images.folder, env=images.environment(), capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done
+
+    done = train(*TWO, "trainer.limit_train_steps=4")
     (folder,) = images.runs()
     assert done.stdout.count("Run folder") == 1
     assert [row["step"] for row in csv.DictReader((folder / "metrics.csv").open())] == ["4", "8"]
     assert json.loads((folder / "result.json").read_text())["run"] == str(folder.relative_to(images.folder))
     assert re.search("finished", (folder / "status.json").read_text())
+    Run(folder).set_status("terminated")
+    train(f"resume={folder}")  # both processes come to the folder at once
+    assert Run(folder).status()["status"] == "finished"

@@ -27,7 +27,7 @@ from PIL import Image
 
 from attn_cli.errors import Refused
 from attn_cli.learning.checkpoints import load, newest_valid
-from attn_cli.runs import Run
+from attn_cli.runs import Run, locked
 
 STEPS = 40  # an epoch of 640 images
 LONG = (
@@ -280,6 +280,16 @@ def test_what_cannot_be_resumed_is_refused(attn, whole):
     for words, needles in cases:
         assert_refused(attn("train", *words, code=None), *needles)
     assert {path: path.read_bytes() for path in attn.folder.rglob("*") if path.is_file()} == before
+
+
+def test_of_two_that_continue_a_run_at_once_one_is_refused(attn, whole):
+    run = resumable_copy(whole, attn.folder)
+    with locked(run):
+        assert_refused(attn("train", f"resume={run}", code=None), f"{run} is being continued by another process")
+    processes = [attn.start("train", f"resume={run}") for _ in range(2)]
+    errors = [process.communicate(timeout=PATIENCE)[1] for process in processes]
+    assert sorted(process.returncode for process in processes) == [0, 1], errors
+    assert_same_run(run, whole)
 
 
 # Rows 14, 15: numbers that are not finite
