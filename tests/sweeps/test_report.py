@@ -17,7 +17,8 @@ from attn_cli.sweeps import jobs, plan, report
 
 def job(number: int, words: list[str], error: float | None = None, status: str = "finished", **more: Any) -> dict:
     result = {} if error is None else {"result": {"val_error": error, "test_error": 99 - error, "seconds": 1.0}}
-    return {"job": number, "overrides": words, "status": status, "seconds": 60.0, **result, **more}
+    begun = {"pid": 2**22 + 1, "started": "2026-01-01T00:00:00+00:00"}
+    return {"job": number, "overrides": words, "status": status, "seconds": 60.0, **begun, **result, **more}
 
 
 def sweep(total: int = 4, flags: tuple[str, ...] = ()) -> plan.Plan:
