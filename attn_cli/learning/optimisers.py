@@ -26,9 +26,8 @@ def build(config: Optimizer, groups: list[dict[str, Any]], total_steps: int, ste
             fused=True,
         )
         if config.momentum:  # torch's fused step takes all buffers or none; weights may get a gradient later
-            for group in groups:
-                for parameter in group["params"]:
-                    optimiser.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+            for parameter in (p for group in groups for p in group["params"] if p.requires_grad):
+                optimiser.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     else:
         optimiser = torch.optim.AdamW(groups, weight_decay=config.weight_decay, fused=True)
     if config.name == "adam_onecycle":
