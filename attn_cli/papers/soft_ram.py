@@ -219,6 +219,21 @@ TABLES = (
                 ),
             ),
             Cell("context-conv-average", "the same, 10 noisy paths averaged", Evaluate("context-conv", AVERAGED)),
+            Cell(
+                "context-conv-longer",
+                "the same, for longer",
+                Train(
+                    "soft_ram/table1_context",
+                    (*WARPED, "trainer.epochs=25", SHARP, CONVOLVED),
+                    start="context-conv",
+                    cpu=16 * MINUTE,
+                ),
+            ),
+            Cell(
+                "context-conv-longer-average",
+                "the same, 10 noisy paths averaged",
+                Evaluate("context-conv-longer", AVERAGED),
+            ),
         ),
         versions=(SSCI,),
     ),
@@ -354,6 +369,19 @@ TABLES = (
             ),
             Cell(
                 "pair-conv-longer-average", "the same, 10 noisy paths averaged", Evaluate("pair-conv-longer", AVERAGED)
+            ),
+            Cell(
+                "pair-conv-warped",
+                "and on, training digits turned, sheared and resized a little",
+                Train(
+                    "soft_ram/table2_pair",
+                    (*SHARP_PAIR, CONVOLVED, "data.warp=0.1", "trainer.epochs=36"),
+                    start="pair-conv-longer",
+                    cpu=26 * MINUTE,
+                ),
+            ),
+            Cell(
+                "pair-conv-warped-average", "the same, 10 noisy paths averaged", Evaluate("pair-conv-warped", AVERAGED)
             ),
             _cell("sum", "sum", Train("soft_ram/table2_sum", SUM, start="pair", cpu=15 * MINUTE), 2.55),
             Cell("sum-average", "the same, 10 noisy paths averaged", Evaluate("sum", AVERAGED)),
