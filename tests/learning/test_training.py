@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ import torch
 from attn_cli.config import schema
 from attn_cli.data.splits import DataInfo
 from attn_cli.inference.monte_carlo import evaluate
+from attn_cli.learning.guards import Checkpoints
 from attn_cli.learning.learner import Learner
 from attn_cli.learning.parallel import ParallelLearner
 from attn_cli.learning.training import fit, make_learner
@@ -84,3 +87,27 @@ def test_no_gradient_is_left_when_a_step_begins(rates, monkeypatch):
         monkeypatch.setattr(name, looking(__import__(f"attn_cli.learning.{module}", fromlist="x").draw_noise))
     fit(learner, settings())
     assert seen == [False] * 2 * max(1, len(rates))
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_convolutions_go_on_with_the_same_bits(optimizer: str, tmp_path: Path):
+    """Their weights have the channels last in memory, what a checkpoint holds has not."""
+
+    def trained(epochs: int, resume: Path | None = None) -> Learner:
+        net = schema.ConvNet(
+            filters=(4, 6), kernels=(5, 3), strides=(1, 1), pools=(2, 2), hidden=(8,), dropout=0.0, norm=False
+        )
+        config = replace(settings(), model=net, optimizer=schema.Optimizer(optimizer, lr=0.05))
+        config = replace(config, trainer=replace(config.trainer, epochs=epochs))
+        torch.manual_seed(0)
+        learner = make_learner(config, Noise())
+        weight = next(p for p in learner.parameters() if p.dim() == 4 and min(p.shape) > 1)
+        assert weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
+        fit(learner, config, [Checkpoints(tmp_path, 1, 1e9, learner.finite)], resume=resume)
+        return learner
+
+    trained(1)
+    rest = trained(2, tmp_path / "last.ckpt")
+    whole = trained(2)
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, rest.model.state_dict()[name]), name
