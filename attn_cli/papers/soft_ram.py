@@ -383,6 +383,17 @@ TABLES = (
             Cell(
                 "pair-conv-warped-average", "the same, 10 noisy paths averaged", Evaluate("pair-conv-warped", AVERAGED)
             ),
+            Cell(
+                "pair-conv-mean",
+                "pair, from the mean of the weights of these two",
+                Train(
+                    "soft_ram/table2_pair",
+                    (*SHARP_PAIR, CONVOLVED, "optimizer.lr=0.0001", "trainer.epochs=4"),
+                    start=("pair-conv-longer", "pair-conv-warped"),
+                    cpu=3 * MINUTE,
+                ),
+            ),
+            Cell("pair-conv-mean-average", "the same, 10 noisy paths averaged", Evaluate("pair-conv-mean", AVERAGED)),
             _cell("sum", "sum", Train("soft_ram/table2_sum", SUM, start="pair", cpu=15 * MINUTE), 2.55),
             Cell("sum-average", "the same, 10 noisy paths averaged", Evaluate("sum", AVERAGED)),
             Cell(
