@@ -84,6 +84,22 @@ def _cell(name: str, title: str, how: How, published: float, note: str = "") -> 
     return Cell(name, title, how, (Published(SSCI, published, note),))
 
 
+def _averaged(of: str) -> Cell:
+    return Cell(f"{of}-average", "the same, 10 noisy paths averaged", Evaluate(of, AVERAGED))
+
+
+def _pair(name: str, title: str, start: str | tuple[str, ...], minutes: int, *overrides: str) -> Cell:
+    """A reader of pairs with the context's sharp image, from others."""
+    train = Train("soft_ram/table2_pair", (*SHARP_PAIR, *overrides), start=start, cpu=minutes * MINUTE)
+    return Cell(name, title, train)
+
+
+def _lesson(name: str, title: str, start: str, minutes: int, *overrides: str) -> Cell:
+    """Where to look, learned on scenes of one kind after another."""
+    train = Train("soft_ram/table1_context", overrides, start=start, cpu=minutes * MINUTE)
+    return Cell(name, f"lesson: {title}", train, lesson=True)
+
+
 def _bird(name: str, title: str, how: How, accuracy: float) -> Cell:
     return _cell(name, title, how, round(100 - accuracy, 2), f"accuracy {accuracy} %")
 
@@ -177,7 +193,7 @@ TABLES = (
                 Train("soft_ram/table1_context", LONG, start="context-first", cpu=62 * MINUTE),
                 1.80,
             ),
-            Cell("context-average", "the same, 10 noisy paths averaged", Evaluate("context", AVERAGED)),
+            _averaged("context"),
             Cell(
                 "context-warped",
                 "with context, training digits turned, sheared and resized a little",
@@ -185,7 +201,7 @@ TABLES = (
                     "soft_ram/table1_context", (*WARPED, "trainer.epochs=100"), start="context-first", cpu=58 * MINUTE
                 ),
             ),
-            Cell("context-warped-average", "the same, 10 noisy paths averaged", Evaluate("context-warped", AVERAGED)),
+            _averaged("context-warped"),
             Cell(
                 "small-scenes-40",
                 "lesson: one digit with 4 pieces, 72×72; context 40×40",
@@ -207,7 +223,7 @@ TABLES = (
                     cpu=107 * MINUTE,
                 ),
             ),
-            Cell("context-40-average", "the same, 10 noisy paths averaged", Evaluate("context-40", AVERAGED)),
+            _averaged("context-40"),
             Cell(
                 "context-conv",
                 "with context 40×40, from a convolutional reader of pairs, warped training digits",
@@ -218,7 +234,7 @@ TABLES = (
                     cpu=25 * MINUTE,
                 ),
             ),
-            Cell("context-conv-average", "the same, 10 noisy paths averaged", Evaluate("context-conv", AVERAGED)),
+            _averaged("context-conv"),
             Cell(
                 "context-conv-longer",
                 "the same, for longer",
@@ -229,11 +245,7 @@ TABLES = (
                     cpu=16 * MINUTE,
                 ),
             ),
-            Cell(
-                "context-conv-longer-average",
-                "the same, 10 noisy paths averaged",
-                Evaluate("context-conv-longer", AVERAGED),
-            ),
+            _averaged("context-conv-longer"),
         ),
         versions=(SSCI,),
     ),
@@ -243,171 +255,113 @@ TABLES = (
         (
             _cell("dram-pair", "Ba et al., pair", Same("dram/1/dram"), 5),
             _cell("dram-sum", "Ba et al., sum", Same("dram/2/dram"), 2.5),
-            Cell(
+            _lesson(
                 "near",
-                "lesson: which digits from left to right, each glimpse by itself; 72×72, close together",
-                Train("soft_ram/table1_context", NEAR, start="soft_ram/1/small-scenes", cpu=5 * MINUTE),
-                lesson=True,
+                "which digits from left to right, each glimpse by itself; 72×72, close together",
+                "soft_ram/1/small-scenes",
+                5,
+                *NEAR,
             ),
-            Cell(
-                "apart",
-                "lesson: the same, 80×80, less close",
-                Train("soft_ram/table1_context", APART, start="near", cpu=5 * MINUTE),
-                lesson=True,
-            ),
-            Cell(
-                "far",
-                "lesson: the same, the scenes of the pairs",
-                Train("soft_ram/table1_context", FAR, start="apart", cpu=5 * MINUTE),
-                lesson=True,
-            ),
-            Cell(
-                "far-longer",
-                "lesson: and on",
-                Train("soft_ram/table1_context", FAR_LONGER, start="far", cpu=18 * MINUTE),
-                lesson=True,
-            ),
+            _lesson("apart", "the same, 80×80, less close", "near", 5, *APART),
+            _lesson("far", "the same, the scenes of the pairs", "apart", 5, *FAR),
+            _lesson("far-longer", "and on", "far", 18, *FAR_LONGER),
             _cell("pair", "pair", Train("soft_ram/table2_pair", PAIR, start="far-longer", cpu=31 * MINUTE), 4.3),
-            Cell("pair-average", "the same, 10 noisy paths averaged", Evaluate("pair", AVERAGED)),
+            _averaged("pair"),
             Cell(
                 "pair-longer",
                 "pair, for longer, at half the rate",
                 Train("soft_ram/table2_pair", LONGER, start="pair", cpu=28 * MINUTE),
             ),
-            Cell("pair-longer-average", "the same, 10 noisy paths averaged", Evaluate("pair-longer", AVERAGED)),
+            _averaged("pair-longer"),
             Cell(
                 "pair-longest",
                 "and on",
                 Train("soft_ram/table2_pair", LONGEST, start="pair-longer", cpu=107 * MINUTE),
             ),
-            Cell("pair-longest-average", "the same, 10 noisy paths averaged", Evaluate("pair-longest", AVERAGED)),
-            Cell(
-                "near-40",
-                "lesson: as `near`; context 40×40",
-                Train("soft_ram/table1_context", (*NEAR, SHARP), start="soft_ram/1/small-scenes-40", cpu=7 * MINUTE),
-                lesson=True,
-            ),
-            Cell(
-                "near-40b",
-                "lesson: and on",
-                Train("soft_ram/table1_context", (*NEAR, "trainer.epochs=5", SHARP), start="near-40", cpu=5 * MINUTE),
-                lesson=True,
-            ),
-            Cell(
-                "apart-40",
-                "lesson: as `apart`; context 40×40",
-                Train("soft_ram/table1_context", (*APART, SHARP), start="near-40b", cpu=5 * MINUTE),
-                lesson=True,
-            ),
-            Cell(
-                "far-40",
-                "lesson: as `far`; context 40×40",
-                Train("soft_ram/table1_context", (*FAR, SHARP), start="apart-40", cpu=6 * MINUTE),
-                lesson=True,
-            ),
-            Cell(
+            _averaged("pair-longest"),
+            _lesson("near-40", "as `near`; context 40×40", "soft_ram/1/small-scenes-40", 7, *NEAR, SHARP),
+            _lesson("near-40b", "and on", "near-40", 5, *NEAR, "trainer.epochs=5", SHARP),
+            _lesson("apart-40", "as `apart`; context 40×40", "near-40b", 5, *APART, SHARP),
+            _lesson("far-40", "as `far`; context 40×40", "apart-40", 6, *FAR, SHARP),
+            _lesson(
                 "far-fit-40",
-                "lesson: and on, with grids that are moved onto the digits and narrowed",
-                Train("soft_ram/table1_context", (*FIT, SHARP), start="far-40", cpu=15 * MINUTE),
-                lesson=True,
+                "and on, with grids that are moved onto the digits and narrowed",
+                "far-40",
+                15,
+                *FIT,
+                SHARP,
             ),
-            Cell(
-                "pair-40",
-                "pair, context 40×40",
-                Train(
-                    "soft_ram/table2_pair",
-                    (*SHARP_PAIR, "optimizer.lr=0.002", "trainer.epochs=50"),
-                    start="far-fit-40",
-                    cpu=25 * MINUTE,
-                ),
-            ),
-            Cell(
-                "pair-40-longer",
-                "pair, for longer, at half the rate",
-                Train("soft_ram/table2_pair", (*SHARP_PAIR, "trainer.epochs=150"), start="pair-40", cpu=80 * MINUTE),
-            ),
-            Cell(
+            _pair("pair-40", "pair, context 40×40", "far-fit-40", 25, "optimizer.lr=0.002", "trainer.epochs=50"),
+            _pair("pair-40-longer", "pair, for longer, at half the rate", "pair-40", 80, "trainer.epochs=150"),
+            _pair(
                 "pair-40-warped",
                 "the same, training digits turned, sheared and resized a little",
-                Train(
-                    "soft_ram/table2_pair",
-                    (*SHARP_PAIR, "data.warp=0.1", "trainer.epochs=130"),
-                    start="pair-40",
-                    cpu=73 * MINUTE,
-                ),
+                "pair-40",
+                73,
+                "data.warp=0.1",
+                "trainer.epochs=130",
             ),
-            Cell(
+            _pair(
                 "pair-40-mean",
                 "pair, from the mean of the weights of these two",
-                Train(
-                    "soft_ram/table2_pair",
-                    (*SHARP_PAIR, "optimizer.lr=0.0001", "trainer.epochs=4"),
-                    start=("pair-40-longer", "pair-40-warped"),
-                    cpu=3 * MINUTE,
-                ),
+                ("pair-40-longer", "pair-40-warped"),
+                3,
+                "optimizer.lr=0.0001",
+                "trainer.epochs=4",
             ),
-            Cell("pair-40-mean-average", "the same, 10 noisy paths averaged", Evaluate("pair-40-mean", AVERAGED)),
-            Cell(
+            _averaged("pair-40-mean"),
+            _pair(
                 "pair-conv",
                 "pair, from these weights with a convolutional glimpse network in place of the fully-connected one",
-                Train(
-                    "soft_ram/table2_pair",
-                    (*SHARP_PAIR, CONVOLVED, "optimizer.lr=0.002", "trainer.epochs=50"),
-                    start="pair-40-mean",
-                    cpu=37 * MINUTE,
-                ),
+                "pair-40-mean",
+                37,
+                CONVOLVED,
+                "optimizer.lr=0.002",
+                "trainer.epochs=50",
             ),
-            Cell(
+            _pair(
                 "pair-conv-longer",
                 "pair, for longer, at half the rate",
-                Train(
-                    "soft_ram/table2_pair",
-                    (*SHARP_PAIR, CONVOLVED, "trainer.epochs=100"),
-                    start="pair-conv",
-                    cpu=75 * MINUTE,
-                ),
+                "pair-conv",
+                75,
+                CONVOLVED,
+                "trainer.epochs=100",
             ),
-            Cell(
-                "pair-conv-longer-average", "the same, 10 noisy paths averaged", Evaluate("pair-conv-longer", AVERAGED)
-            ),
-            Cell(
+            _averaged("pair-conv-longer"),
+            _pair(
                 "pair-conv-warped",
                 "and on, training digits turned, sheared and resized a little",
-                Train(
-                    "soft_ram/table2_pair",
-                    (*SHARP_PAIR, CONVOLVED, "data.warp=0.1", "trainer.epochs=36"),
-                    start="pair-conv-longer",
-                    cpu=26 * MINUTE,
-                ),
+                "pair-conv-longer",
+                26,
+                CONVOLVED,
+                "data.warp=0.1",
+                "trainer.epochs=36",
             ),
-            Cell(
-                "pair-conv-warped-average", "the same, 10 noisy paths averaged", Evaluate("pair-conv-warped", AVERAGED)
-            ),
-            Cell(
+            _averaged("pair-conv-warped"),
+            _pair(
                 "pair-conv-mean",
                 "pair, from the mean of the weights of these two",
-                Train(
-                    "soft_ram/table2_pair",
-                    (*SHARP_PAIR, CONVOLVED, "optimizer.lr=0.0001", "trainer.epochs=4"),
-                    start=("pair-conv-longer", "pair-conv-warped"),
-                    cpu=3 * MINUTE,
-                ),
+                ("pair-conv-longer", "pair-conv-warped"),
+                3,
+                CONVOLVED,
+                "optimizer.lr=0.0001",
+                "trainer.epochs=4",
             ),
-            Cell("pair-conv-mean-average", "the same, 10 noisy paths averaged", Evaluate("pair-conv-mean", AVERAGED)),
+            _averaged("pair-conv-mean"),
             _cell("sum", "sum", Train("soft_ram/table2_sum", SUM, start="pair", cpu=15 * MINUTE), 2.55),
-            Cell("sum-average", "the same, 10 noisy paths averaged", Evaluate("sum", AVERAGED)),
+            _averaged("sum"),
             Cell(
                 "sum-40",
                 "sum, context 40×40",
                 Train("soft_ram/table2_sum", (*SUM, SHARP), start="pair-40-mean", cpu=14 * MINUTE),
             ),
-            Cell("sum-40-average", "the same, 10 noisy paths averaged", Evaluate("sum-40", AVERAGED)),
+            _averaged("sum-40"),
             Cell(
                 "sum-conv",
                 "sum, convolutional glimpse network",
                 Train("soft_ram/table2_sum", (*SUM, SHARP, CONVOLVED), start="pair-conv-longer", cpu=20 * MINUTE),
             ),
-            Cell("sum-conv-average", "the same, 10 noisy paths averaged", Evaluate("sum-conv", AVERAGED)),
+            _averaged("sum-conv"),
         ),
         versions=(SSCI,),
     ),
