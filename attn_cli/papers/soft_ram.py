@@ -146,7 +146,23 @@ TABLES = (
         (
             _cell("ram-4", "Mnih et al., 4 glimpses", Same("ram/2b/4-glimpses"), 9.41),
             _cell("ram-8", "Mnih et al., 8 glimpses", Same("ram/2b/8-glimpses"), 8.11),
-            _cell("draw-4", "Gregor et al., 4 glimpses", Train("soft_ram/table1_draw_4", cpu=30 * MINUTE), 4.18),
+            Cell(
+                "small-scenes-draw-4",
+                "lesson: DRAW, 4 glimpses, one digit with 4 pieces, 72×72",
+                Train("soft_ram/table1_draw_4", (*SMALL, "trainer.epochs=8"), cpu=2 * MINUTE),
+                lesson=True,
+            ),
+            _cell(
+                "draw-4",
+                "Gregor et al., 4 glimpses",
+                Train(
+                    "soft_ram/table1_draw_4",
+                    ("optimizer.attention=0.3", "trainer.epochs=100"),
+                    start="small-scenes-draw-4",
+                    cpu=30 * MINUTE,
+                ),
+                4.18,
+            ),
             Cell(
                 "small-scenes-draw-8",
                 "lesson: DRAW, 8 glimpses, one digit with 4 pieces, 72×72",
@@ -182,6 +198,17 @@ TABLES = (
                 Train("soft_ram/table1_no_context", BLIND, start="small-scenes-no-context", cpu=13 * MINUTE),
                 3.29,
             ),
+            Cell(
+                "no-context-conv",
+                "without context, from a convolutional reader of pairs, warped training digits",
+                Train(
+                    "soft_ram/table1_no_context",
+                    (*WARPED, "trainer.epochs=60", CONVOLVED),
+                    start="soft_ram/2/pair-conv-longer",
+                    cpu=22 * MINUTE,
+                ),
+            ),
+            _averaged("no-context-conv"),
             Cell(
                 "context-first",
                 "with context, first run",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,22 @@ def test_results_md_holds_exactly_what_was_measured(repository: Path, monkeypatc
             f"attn reproduce --write: {name}"
         )
         assert section.digest == report.digest(section.body)
+
+
+def test_the_summary_of_results_md_copies_its_tables(repository: Path) -> None:
+    text = (repository / "RESULTS.md").read_text(encoding="utf-8")
+    summary = text.split("## Published and ours")[1].split("\n## ")[0]
+    lines = [[part.strip() for part in line.split("|")[1:-1]] for line in summary.splitlines() if "`" in line]
+    assert len(lines) > 20
+    for task, cell, _, ours, averaged, _ in lines:
+        name, _, row = cell.partition(", ")
+        rows = cells(index.TABLES[name.strip("`")])
+        found = [
+            re.match(r"\*\*(.*?)\*\*|", rows.get(key, {}).get("ours", ""))[1] for key in (row, f"{row[:-1]}-average`")
+        ]
+        interval = rows[row]["95 % interval"]
+        assert ours.split(" (on a lossy copy")[0] == (f"{found[0]} ({interval})" if interval else found[0] or "–"), task
+        assert averaged == (found[1] or "–"), task
 
 
 def test_a_measured_cell(here: Path) -> None:
