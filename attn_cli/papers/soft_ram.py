@@ -100,6 +100,17 @@ def _lesson(name: str, title: str, start: str, minutes: int, *overrides: str) ->
     return Cell(name, f"lesson: {title}", train, lesson=True)
 
 
+def _draw(count: int, lesson_epochs: int, published: float, *overrides: str, minutes: int) -> tuple[Cell, Cell]:
+    """DRAW, begun from small scenes."""
+    experiment, first = f"soft_ram/table1_draw_{count}", f"small-scenes-draw-{count}"
+    small = Train(experiment, (*SMALL, f"trainer.epochs={lesson_epochs}"), cpu=3 * MINUTE)
+    train = Train(experiment, ("optimizer.attention=0.3", *overrides), start=first, cpu=minutes * MINUTE)
+    return (
+        Cell(first, f"lesson: DRAW, {count} glimpses, one digit with 4 pieces, 72×72", small, lesson=True),
+        _cell(f"draw-{count}", f"Gregor et al., {count} glimpses", train, published),
+    )
+
+
 def _bird(name: str, title: str, how: How, accuracy: float) -> Cell:
     return _cell(name, title, how, round(100 - accuracy, 2), f"accuracy {accuracy} %")
 
@@ -146,40 +157,8 @@ TABLES = (
         (
             _cell("ram-4", "Mnih et al., 4 glimpses", Same("ram/2b/4-glimpses"), 9.41),
             _cell("ram-8", "Mnih et al., 8 glimpses", Same("ram/2b/8-glimpses"), 8.11),
-            Cell(
-                "small-scenes-draw-4",
-                "lesson: DRAW, 4 glimpses, one digit with 4 pieces, 72×72",
-                Train("soft_ram/table1_draw_4", (*SMALL, "trainer.epochs=8"), cpu=2 * MINUTE),
-                lesson=True,
-            ),
-            _cell(
-                "draw-4",
-                "Gregor et al., 4 glimpses",
-                Train(
-                    "soft_ram/table1_draw_4",
-                    ("optimizer.attention=0.3", "trainer.epochs=100"),
-                    start="small-scenes-draw-4",
-                    cpu=30 * MINUTE,
-                ),
-                4.18,
-            ),
-            Cell(
-                "small-scenes-draw-8",
-                "lesson: DRAW, 8 glimpses, one digit with 4 pieces, 72×72",
-                Train("soft_ram/table1_draw_8", (*SMALL, "trainer.epochs=5"), cpu=3 * MINUTE),
-                lesson=True,
-            ),
-            _cell(
-                "draw-8",
-                "Gregor et al., 8 glimpses",
-                Train(
-                    "soft_ram/table1_draw_8",
-                    ("optimizer.attention=0.3",),
-                    start="small-scenes-draw-8",
-                    cpu=33 * MINUTE,
-                ),
-                3.36,
-            ),
+            *_draw(4, 8, 4.18, "trainer.epochs=100", minutes=30),
+            *_draw(8, 5, 3.36, minutes=33),
             Cell(
                 "small-scenes",
                 "lesson: one digit with 4 pieces, 72×72",
