@@ -38,8 +38,9 @@ def prepare(
         if damage is not None:
             if path.exists():
                 log(f"making {path} again, as it is damaged ({damage})")
-            # Left by a killed process: only the holder of the lock writes such files.
-            for stale in (*root.glob(f".{path.name}.*.tmp"), *(root / "downloads" / name).glob("tmp*")):
+            # Left by a killed process: only the holder of the lock writes such files. Archives of svhn… have their own.
+            downloads = [] if name in prepared.SEQUENCES else (root / "downloads" / name).glob("tmp*")
+            for stale in (*root.glob(f".{path.name}.*.tmp"), *downloads):
                 stale.unlink()
             if name in prepared.SEQUENCES:
                 _build_house_numbers(name, root, from_dir, log, skip_faulty)

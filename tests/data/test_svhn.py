@@ -364,6 +364,15 @@ def test_downloads_once_for_all_data_sets(server: str, originals: Path, tmp_path
     assert not any("downloading" in line for line in log)
 
 
+def test_what_another_data_set_downloads_is_left_alone(originals: Path, tmp_path: Path) -> None:
+    """svhn… share a folder of archives, which whoever downloads locks; svhn has the same name."""
+    under_way = tmp_path / "root" / "downloads" / "svhn" / "tmp1234"
+    under_way.parent.mkdir(parents=True)
+    under_way.touch()
+    made("svhn", tmp_path / "root", originals)
+    assert under_way.exists()
+
+
 def test_a_wrong_archive_is_not_kept(server: str, originals: Path, tmp_path: Path) -> None:
     """What was finished before it is."""
     (originals / "extra.tar.gz").write_bytes(b"<html>not found</html>")
