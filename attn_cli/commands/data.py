@@ -173,7 +173,11 @@ def _info(name: str, root: Path, given_root: str | None) -> None:
     table.add_row("classes", str(info.classes))
     if info.length:
         table.add_row("labels", f"up to {info.length} from left to right")
-    table.add_row("file", str(path))
+    if info.game is None:
+        table.add_row("file", str(path))
+    else:
+        games = f"{info.train:,} in an epoch, {info.validation:,} that validate, {info.test:,} that test"
+        table.add_row("games", games)
     if made:
         source = prepared.read(source_name(config), root)
         table.add_row("made from", source.origin)
@@ -181,7 +185,8 @@ def _info(name: str, root: Path, given_root: str | None) -> None:
     for split in ("validation", "test"):
         table.add_row(f"sha256 of {split}", data.digest(split))  # type: ignore[arg-type]
     show(table)
-    show(_histogram(data))
+    if info.game is None:  # what it is played from has no classes
+        show(_histogram(data))
 
 
 def _recorded(source: prepared.Prepared) -> str:

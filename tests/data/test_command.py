@@ -68,6 +68,14 @@ def test_info_of_what_is_not_prepared(tmp_path: Path) -> None:
         main(["info", "translated_mnist", "--root", str(tmp_path)])
 
 
+def test_info_of_a_game(capsys: pytest.CaptureFixture[str]) -> None:
+    """Its classes are actions, which nobody has chosen yet, and it lies in no file."""
+    assert main(["info", "catch"]) == 0
+    out = capsys.readouterr().out
+    assert "20,000 in an epoch, 2,000 that validate, 10,000 that test" in out and "sha256 of test" in out
+    assert "left" not in out and "file" not in out
+
+
 def test_info_of_your_own_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for k, name in enumerate(("cat", "dog")):
         (tmp_path / "pets" / name).mkdir(parents=True)
