@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import tracemalloc
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,16 @@ def test_grey_rgb_and_size(tmp_path: Path) -> None:
     assert (data.info.height, data.info.width) == (12, 7) and data.images["train"].flatten(1).float().std(1).max() == 0
     with pytest.raises(Refused, match="data.width is set and data.height is not"):
         opened(path, width=7)
+
+
+def test_grey_takes_little_memory() -> None:
+    rgb = np.random.default_rng(0).integers(0, 256, (150, 100, 100, 3), np.uint8)
+    tracemalloc.start()
+    made = own.grey(rgb)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < made.nbytes + (16 << 20)
+    np.testing.assert_array_equal(made, np.concatenate([own.grey(image)[None] for image in rgb]))
 
 
 def test_memory_of_its_own(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from attn_cli.data.keys import permutation
 from attn_cli.errors import Refused
 
 MAX_BYTES = 4 << 30  # of all images together, as uint8 in memory
+BLOCK = 1 << 20  # values that are made grey at a time
 SPLITS = ("train", "validation", "test")
 
 
@@ -51,13 +52,17 @@ def check_bytes(where: str, count: int, height: int, width: int, channels: int) 
 
 
 def grey(rgb: np.ndarray) -> np.ndarray:
-    """uint8 (..., 3) to (..., 1): the luma of ITU-R 601, with Pillow's integer weights."""
+    """uint8 (N, ..., 3) to (N, ..., 1): the luma of ITU-R 601, with Pillow's integer weights."""
     weights = np.array([19595, 38470, 7471], np.int64)
-    return ((rgb @ weights + 0x8000) >> 16).astype(np.uint8)[..., None]
+    out = np.empty((*rgb.shape[:-1], 1), np.uint8)
+    step = max(BLOCK // max(rgb[:1].size, 1), 1)  # a few at a time: int64 takes eight times the room
+    for low in range(0, len(rgb), step):
+        out[low : low + step, ..., 0] = (rgb[low : low + step] @ weights + 0x8000) >> 16
+    return out
 
 
 def with_channels(image: np.ndarray, channels: int) -> np.ndarray:
-    """uint8 (..., 1 or 3) to (..., channels)."""
+    """uint8 (N, ..., 1 or 3) to (N, ..., channels)."""
     if image.shape[-1] == channels:
         return image
     return grey(image) if channels == 1 else np.repeat(image, 3, -1)
