@@ -43,6 +43,7 @@ def numbered(*shape: int) -> np.ndarray:
 
 
 LABELS = np.arange(COUNT) % 4
+KINDS = {"images": 3, "labels": 1}  # and how many dimensions they have
 
 
 @pytest.mark.parametrize("ending", ["npz", "h5"])
@@ -66,6 +67,18 @@ def test_named_splits(ending: str, tmp_path: Path) -> None:
     content |= {f"{p}labels": np.arange(n, dtype=np.int32) for p, n in (("train_", 9), ("val_", 3), ("test_", 4))}
     info = opened(save(tmp_path / f"mine.{ending}", **content)).info
     assert (info.train, info.validation, info.test, info.classes) == (9, 3, 4, 9)
+
+
+def test_what_an_empty_split_needs(tmp_path: Path) -> None:
+    path = save(tmp_path / "x.npz", images=numbered(COUNT, 6, 5), labels=LABELS)
+    with pytest.raises(Refused, match="train 0, .*: add images, or lower data.validation_share or data.test_share"):
+        opened(path, validation_share=0.5, test_share=0.5)
+    with pytest.raises(Refused, match="validation 0, .*: add images, or raise data.validation_share or"):
+        opened(path, validation_share=0.01)
+    splits = {f"{split}_{kind}": np.zeros((4, 6, 5)[:n], np.uint8) for split in own.SPLITS for kind, n in KINDS.items()}
+    splits |= {"test_images": splits["test_images"][:0], "test_labels": splits["test_labels"][:0]}
+    with pytest.raises(Refused, match="train 4, validation 4, test 0 images.: add images.$"):
+        opened(save(tmp_path / "y.npz", **splits))
 
 
 @pytest.mark.parametrize(

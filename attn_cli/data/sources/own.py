@@ -97,10 +97,11 @@ def complete(
         labels = {**labels, **{split: labels["train"][parts[split]] for split in new}}
     if not all(len(labels[split]) for split in SPLITS):
         sizes = ", ".join(f"{split} {len(labels[split]):,}" for split in SPLITS)
-        raise Refused(
-            f"{config.path} gives an empty split ({sizes} images): add images, or raise data.validation_share or "
-            "data.test_share."
-        )
+        remedy = "add images"
+        if missing:
+            change = "raise" if len(labels["train"]) else "lower"
+            remedy += f", or {change} data.validation_share or data.test_share"
+        raise Refused(f"{config.path} gives an empty split ({sizes} images): {remedy}.")
     return images, labels
 
 
