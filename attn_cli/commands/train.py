@@ -59,6 +59,7 @@ def _run(config: schema.Config, before: Run | None, threads: int | None) -> dict
         )
     learner = make_learner(config, data)
     check_batch(learner.model, config.model.name, batch)
+    data.fixed("validation")  # before an epoch is trained: it may be refused
     report = begin(learner, config, data, resumed=resume is not None)
     processes.wait()  # all of them have accepted what they were given
     folder = processes.from_first(before or (create(config) if first else None))

@@ -36,6 +36,7 @@ def run(config: schema.Config) -> dict[str, Any]:
     device = choose_device(config.trainer.accelerator)
     data = open_data(config.data).to(device)
     compile_step = should_compile(config, data)
+    data.fixed("validation")  # before an epoch is trained: it may be refused
     members, states, reports = [], [], []
     for own in config.alone():
         members.append(make_learner(own, data, compile_step))

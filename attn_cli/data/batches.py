@@ -22,7 +22,7 @@ from attn_cli.data.layouts import LONGEST
 from attn_cli.data.photos import Birds, Svhn, mirrored, shifted
 from attn_cli.data.prepare import Log, prepare
 from attn_cli.data.scenes import CHUNK, Geometry, fixed_boxes, fixed_layout, fixed_scenes, layout, misfit, scenes
-from attn_cli.data.splits import Data, DataInfo, Fixed, Order, Pictures, Split, digest_of
+from attn_cli.data.splits import Data, DataInfo, Fixed, Order, Pictures, Split, check_room, digest_of
 from attn_cli.errors import Refused
 
 AnyPrepared = (
@@ -90,6 +90,7 @@ class Digits:
         return ("fixed", self._source, split, g.height, g.width, g.pieces, g.piece_size)
 
     def _fixed_split(self, split: Split) -> tuple[Pictures, Tensor]:
+        check_room(self.info, self.images[split].device)
         # The pool is the split itself: test clutter comes from test digits only.
         return fixed_scenes(self.geometry, self.images[split], *self._name(split))[:, None], self.labels[split]
 
@@ -143,12 +144,13 @@ class Composed:
 
     def __init__(self, info: DataInfo, composers: Mapping[str, Composer], identity: tuple[int | str, ...]):
         """`identity` names what fixed scenes depend on; it keys their random numbers."""
-        self.info, self._identity = info, identity
+        self.info, self._identity, self._device = info, identity, torch.device("cpu")
         self._composers = dict(composers)
         self._fixed = Fixed(self._fixed_split)
         self._order = Order(info.train)
 
     def to(self, device: torch.device | str) -> Self:
+        self._device = torch.device(device)
         for composer in self._composers.values():
             composer.to(device)
         self._fixed.to(device)
@@ -174,6 +176,7 @@ class Composed:
         return [(np.arange(s, min(s + CHUNK, count)), *name, s) for s in range(0, count, CHUNK)]
 
     def _fixed_split(self, split: Split) -> tuple[Tensor, Tensor]:
+        check_room(self.info, self._device)
         made = [self._composers[split].compose(*chunk) for chunk in self._chunks(split)]
         return torch.cat([images for images, _ in made]), torch.cat([labels for _, labels in made])
 

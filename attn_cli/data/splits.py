@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from attn_cli.data.keys import permutation
-from attn_cli.devices import send
+from attn_cli.devices import memory, send
+from attn_cli.errors import Refused
 
 Split = str  # "validation" or "test"
 P = TypeVar("P", bound="Pictures")
@@ -140,6 +141,17 @@ class Fixed(Generic[P]):
         if split not in self.digests:
             self.digests[split] = digest_of(*self.get(split))
         return self.digests[split]
+
+
+def check_room(info: DataInfo, device: torch.device) -> None:
+    """Raises Refused if the images that validate and test are more than the device's memory."""
+    count, room = info.validation + info.test, memory(device)
+    size = count * info.channels * info.height * info.width
+    if size > room:
+        raise Refused(
+            f"The {count:,} images of {info.height}×{info.width} that validate and test take {size / 1e9:,.1f} GB and "
+            f"there are {room / 1e9:,.1f} GB of memory: make data.height and data.width smaller."
+        )
 
 
 def digest_of(images: Pictures, labels: Tensor) -> str:

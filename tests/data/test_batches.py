@@ -9,10 +9,11 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from attn_cli.commands import train
 from attn_cli.commands.data import config_of
 from attn_cli.config import registry
-from attn_cli.config.schema import Arrays, Scenes
-from attn_cli.data import prepared, writing
+from attn_cli.config.schema import Arrays, Config, Pairs, Ram, Scenes, Tracks, Trainer
+from attn_cli.data import prepared, splits, writing
 from attn_cli.data.batches import Digits, Images, open_data
 from attn_cli.data.prepared import Prepared
 from attn_cli.data.splits import digest_of
@@ -48,6 +49,29 @@ def test_every_configured_scene(name: str, digit_root: Path) -> None:
     fixed, targets = data.fixed("test")
     assert fixed.shape == (30, 1, side, side) and targets.shape == (30,) and fixed.dtype == torch.uint8
     assert data.digest("test") == digest_of(fixed, targets) != data.digest("validation")
+
+
+def test_scenes_that_no_memory_holds_are_refused(digit_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before a run has a folder; what comes in batches does without."""
+    root = str(digit_root)
+    too_large = [
+        Scenes("digits", "digits", 100, 100, translate=True, root=root),
+        Pairs(source="digits", pieces=0, root=root),
+    ]
+    monkeypatch.setattr(splits, "memory", lambda device: 50 * 100 * 100 - 1)
+    for config in too_large:
+        data = open_data(config)
+        assert len(data.train_batch(0, 0, 0, 16)[0]) == 16
+        with pytest.raises(Refused, match="The 50 images of 100×100 that validate and test take .* GB of memory: make"):
+            data.fixed("validation")
+        for seeds in (1, 2):
+            trainer = Trainer(accelerator="cpu", epochs=1, batch_size=16, compile="off", parallel_seeds=seeds)
+            with pytest.raises(Refused, match="of memory"):
+                train.run(Config(data=config, model=Ram(hidden=8), trainer=trainer, outputs=str(digit_root / "runs")))
+    assert not (digit_root / "runs").exists()
+    assert open_data(Tracks(source="digits", root=root)).fixed("test")[0][:2].shape == (2, 20, 1, 100, 100)
+    monkeypatch.setattr(splits, "memory", lambda device: 50 * 100 * 100)
+    assert all(len(open_data(config).fixed("test")[0]) == 30 for config in too_large)
 
 
 def test_a_batch_is_a_pure_function_of_its_arguments(digit_root: Path) -> None:
