@@ -12,6 +12,7 @@ from torch import nn
 
 from attn_cli.config import registry, schema
 from attn_cli.data.batches import open_data
+from attn_cli.data.sources.folder import class_names
 from attn_cli.data.splits import Data
 from attn_cli.errors import Refused
 from attn_cli.learning import checkpoints
@@ -45,6 +46,7 @@ def restore(run: Run, checkpoint: str, device: torch.device, data: Any = None) -
     state = checkpoints.load(path)["state_dict"]
     opened = open_data(config.data).to(device)
     info = opened.info
+    _check_classes(run, config.data, info.class_names)
     if data is not None and info.frames:
         config = replace(config, glimpses=replace(config.glimpses, count=info.frames))
     if data is not None and getattr(registry.load("model", config.model.name), "sized", False):
@@ -53,6 +55,19 @@ def restore(run: Run, checkpoint: str, device: torch.device, data: Any = None) -
     model = build_model(config, info)
     load_model(model, state, path)
     return Restored(run, config, model.to(device).eval(), opened)
+
+
+def _check_classes(run: Run, data: Any, names: Sequence[str]) -> None:
+    """Refuse class folders of other names than the run was trained on, where its own are still there."""
+    own = run.config().data
+    if not type(own) is type(data) is schema.Folder or own.path == data.path:
+        return
+    path = Path(own.path).expanduser()
+    if path.is_dir() and (differ := set(class_names(path)) ^ set(names)):
+        raise Refused(
+            f"data.path={data.path} has other classes than {own.path}, which {run.path} was trained on: only one of "
+            f"them has {', '.join(sorted(differ))}; name the folders alike, one may be empty."
+        )
 
 
 def check_same_images(one: Restored, other: Restored, split: str, do: str) -> None:

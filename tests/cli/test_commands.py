@@ -168,3 +168,20 @@ def test_same_seed_same_weights_other_seed_other_weights(attn):
     assert first.keys() == second.keys() and len(first) > 5
     assert all((first[name] == second[name]).all() for name in first)
     assert any((first[name] != by_seed[8][0][name]).any() for name in first)
+
+
+def test_a_run_is_evaluated_on_folders_of_its_own_classes(attn):
+    for folder, names in {"own": "ab", "other": "bc", "fewer": "b"}.items():
+        for name in names:
+            (attn.folder / folder / name).mkdir(parents=True)
+            for i in range(9):
+                Image.new("L", (9, 9), 10 * i).save(attn.folder / folder / name / f"{i}.png")
+    small = [word for word in attn.small if not word.startswith("data.")]
+    attn("train", *small, "data=folder", "data.path=own")
+    wrong = attn("eval", "data=folder", "data.path=other", code=1).stderr
+    assert "data.path=other has other classes than own, which" in wrong and "only one of them has a, c;" in wrong
+    assert "only one of them has a;" in attn("eval", "data=folder", "data.path=fewer", code=1).stderr
+    (attn.folder / "fewer" / "a").mkdir()
+    attn("eval", "data=folder", "data.path=fewer")
+    shutil.rmtree(attn.folder / "own")
+    attn("eval", "data=folder", "data.path=fewer")

@@ -45,7 +45,7 @@ def load(config: Folder, log: Callable[[str], object] = print) -> own.Own:
         raise Refused(f"data.path={config.path} is not a folder: give a folder with one folder of images per class.")
     size = own.target_size(config)
     listing = _listing(root, log)
-    names = tuple(sorted({name for classes in listing.values() for name in classes}))
+    names = _names(listing)
     files = [
         (split, names.index(name), path) for split in listing for name in names for path in listing[split].get(name, [])
     ]
@@ -60,6 +60,15 @@ def load(config: Folder, log: Callable[[str], object] = print) -> own.Own:
     images_of = {split: stack[where == split] for split in listing}
     labels_of = {split: labels[where == split] for split in listing}
     return own.Own(*own.complete(images_of, labels_of, config), names)
+
+
+def class_names(path: Path) -> tuple[str, ...]:
+    """Of the classes in a folder, none of whose images is opened; raises Refused."""
+    return _names(_listing(path, lambda line: None))
+
+
+def _names(listing: dict[str, Files]) -> tuple[str, ...]:
+    return tuple(sorted({name for classes in listing.values() for name in classes}))
 
 
 def _listing(root: Path, log: Callable[[str], object]) -> dict[str, Files]:
