@@ -249,6 +249,23 @@ def test_faults_in_annotations(originals: Path, tmp_path: Path) -> None:
     assert any("2 images left out, the first is 4.png, which has a left that is nan" in line for line in log)
 
 
+def test_boxes_outside_are_left_out_if_told(tmp_path: Path) -> None:
+    """Which is known when a photo is opened: after the annotations were read."""
+    photos = [photo(i) for i in range(7)]
+    photos[2] = dataclasses.replace(photos[2], boxes=[(900.0, 2.0, 8.0, 9.0)], labels=[1])
+    photos[3] = dataclasses.replace(photos[3], fields={"label": []})
+    photos[4] = dataclasses.replace(photos[4], boxes=[(3.0, -30.0, 8.0, 9.0)], labels=[1])
+    good = [one for i, one in enumerate(photos) if i not in (2, 3, 4)]
+    originals = archives(tmp_path / "from", train=photos, extra=good, test=photos)
+    log: list[str] = []
+    found = made("svhn", tmp_path / "root", originals, log, skip_faulty=True)
+    assert found.origin.count("4 images (1 faulty, 2 with a box outside left out)") == 2
+    assert any("train.tar.gz: 2 images have boxes outside, such as 3.png. They are left out." in line for line in log)
+    for split, labels in {"train": [*good, *good], "test": good}.items():
+        assert found.labels[split].tolist() == [label_row(digits_of(one)).tolist() for one in labels]
+        assert all(image.max() > 150 for image in found.images[split])
+
+
 def png(mode: str, size: tuple[int, int] = (60, 40), **keys: object) -> bytes:
     file = io.BytesIO()
     Image.linear_gradient("L").resize(size).convert(mode).save(file, "PNG", **keys)

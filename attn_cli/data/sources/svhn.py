@@ -35,7 +35,7 @@ from __future__ import annotations
 import io
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -152,11 +152,26 @@ def _contents(part: Path, split: str) -> prepared.Contents:
     return prepared.contents_of(part, replace(prepared.NUMBERS, splits=(_role(split),)))
 
 
+class Outside(Refused):
+    """A box lies wholly outside its photo, whose size is not known before it is opened."""
+
+
 def _make_part(
-    part: Path, split: str, source: Source, origin: str, crop: Crop, grey: bool, log: Log, skip_faulty: bool
+    part: Path,
+    split: str,
+    source: Source,
+    wanted: str,
+    crop: Crop,
+    grey: bool,
+    log: Log,
+    skip_faulty: bool,
+    outside: Collection[int] = (),
 ) -> None:
-    """A prepared file of one archive, under the split "train" (also for extra) or "test"."""
+    """A prepared file of one archive, under the split "train" (also for extra) or "test", without images `outside`."""
     numbers, digits, omitted = _inventory(part, source, log, skip_faulty)
+    if outside:
+        omitted.append(f"{len(outside)} with a box outside")
+        digits = {n: d for n, d in digits.items() if n not in outside}
     if split != "test":
         long = {n for n in digits if len(digits[n].classes) > LENGTH}
         omitted += [f"{len(long)} with more than {LENGTH} digits"] if long else []
@@ -169,27 +184,42 @@ def _make_part(
         labels[i] = label_row(digits[number])
     shape = (len(row), crop.side, crop.side) if grey else (len(row), 3, crop.side, crop.side)
     role = _role(split)
+    found: set[int] = set()
 
     def cut(item: tuple[int, bytes]) -> tuple[int, np.ndarray]:
         number, content = item
         where = f"{source.path}: {number}.png"
         image = decoded(io.BytesIO(content), 0, where=where, formats=("PNG",))
-        return row[number], cropped(image, digits[number].boxes, crop, grey, where)
+        try:
+            return row[number], cropped(image, digits[number].boxes, crop, grey, where)
+        except Outside:
+            if not skip_faulty:
+                raise
+            found.add(number)
+            return row[number], np.zeros(shape[1:], np.uint8)
 
     def fill(put: writing.Put) -> None:
         put(f"{role}_labels", 0, labels)
-        wanted = (item for item in source.images() if item[0] in row)
+        photos = (item for item in source.images() if item[0] in row)
         done = 0
-        for i, image in counted(each(cut, wanted), len(row), f"{split}: images", log):
+        for i, image in counted(each(cut, photos), len(row), f"{split}: images", log):
             put(f"{role}_images", i, image[None])
             done += 1
         if done != len(row):
             raise Refused(f"{source.path} changed while it was read: run the command again.")
+        if found:
+            raise Outside(f"{source.path}: {len(found):,} images have boxes outside, such as {min(found)}.png.")
 
     log(f"{split}: cutting out {len(row):,} of {len(numbers):,} images")
-    origin += f", {len(row)} images" + (f" ({', '.join(omitted)} left out)" if omitted else "")
+    origin = f"{wanted}, {len(row)} images" + (f" ({', '.join(omitted)} left out)" if omitted else "")
     shapes = {f"{role}_images": shape, f"{role}_labels": labels.shape}
-    writing.write_filled(part, part.name, origin, CLASSES, shapes, fill)
+    try:
+        writing.write_filled(part, part.name, origin, CLASSES, shapes, fill)
+    except Outside as error:
+        if not found:
+            raise
+        log(f"{error} They are left out.")
+        _make_part(part, split, source, wanted, crop, grey, log, skip_faulty, found)
 
 
 def _inventory(
@@ -283,12 +313,15 @@ def label_row(digits: Digits) -> np.ndarray:
 def cropped(image: np.ndarray, boxes: np.ndarray, crop: Crop, grey: bool, where: str) -> np.ndarray:
     """uint8 (side, side), or (3, side, side): what `crop` cuts out of the photo (H, W, C) with digits in boxes (k, 4).
 
-    Raises Refused for a box that lies wholly outside the photo.
+    Raises Outside for a box that lies wholly outside the photo.
     """
     size = np.array(image.shape[1::-1])  # width, height
     low, high = np.clip(boxes[:, :2], 0, size), np.clip(boxes[:, 2:], 0, size)
     if (low >= high).any():
-        raise Refused(f"{where} is {size[0]}×{size[1]} pixels (width × height), and a box of its digits lies outside.")
+        raise Outside(
+            f"{where} is {size[0]}×{size[1]} pixels (width × height), and a box of its digits lies outside: correct "
+            "the box, or leave such images out with `attn data prepare` and --skip-faulty."
+        )
     low, high = low.min(0), high.max(0)
     centre, reach = (low + high) / 2, (high - low) * crop.factor / 2
     (x0, y0), (x1, y1) = centre - reach, centre + reach
