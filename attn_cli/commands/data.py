@@ -15,7 +15,7 @@ from attn_cli.commands.entry import conf_folder
 from attn_cli.config import registry, schema
 from attn_cli.config.arguments import Parser
 from attn_cli.config.fields import build
-from attn_cli.data import prepared
+from attn_cli.data import hdf5, prepared
 from attn_cli.errors import Refused, nearest
 from attn_cli.pictures.tables import show
 
@@ -155,7 +155,7 @@ def _info(name: str, root: Path, given_root: str | None) -> None:
     if not known and path.is_dir():
         config = schema.Cub200(path=name) if (path / "images.txt").is_file() else schema.Folder(path=name)
     elif not known and path.is_file():
-        config = schema.Arrays(path=name)
+        config = schema.Cub200(path=name) if _has_boxes(path) else schema.Arrays(path=name)
     else:
         config = config_of(name)
     made = known and isinstance(config, schema.PREPARED)
@@ -187,6 +187,15 @@ def _info(name: str, root: Path, given_root: str | None) -> None:
     show(table)
     if info.game is None:  # what it is played from has no classes
         show(_histogram(data))
+
+
+def _has_boxes(path: Path) -> bool:
+    """Whether it is a file of `attn attend`, which data=cub200 takes."""
+    try:
+        with hdf5.open_hdf5(path) as file:
+            return "train_boxes" in file
+    except Exception:  # h5py raises nearly every type for a damaged file, and the reader of arrays names it
+        return False
 
 
 def _recorded(source: prepared.Prepared) -> str:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from attn_cli.commands.data import config_of, main
 from attn_cli.config import registry, schema
-from attn_cli.data import prepared
+from attn_cli.data import prepared, writing
 from attn_cli.errors import Refused
 
 
@@ -91,6 +91,18 @@ def test_info_of_your_own_data(tmp_path: Path, capsys: pytest.CaptureFixture[str
     np.savez(tmp_path / "many.npz", images=np.zeros((200, 4, 4), np.uint8), labels=np.arange(200) % 100)
     assert main(["info", str(tmp_path / "many.npz")]) == 0
     assert "classes that never occur" in capsys.readouterr().out
+
+
+def test_info_of_attended_regions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As data=cub200 takes them: parts of 224×224, and what validates drawn alike."""
+    images = {split: np.zeros((20, 3, 256, 256), np.uint8) for split in ("train", "test")}
+    labels, boxes = ({split: np.zeros((20, *n), np.uint8) for split in images} for n in ((), (4,)))
+    path = tmp_path / "regions.h5"
+    writing.write(prepared.Prepared("cub200", "regions", ("a",), images, labels, boxes), path)
+    assert main(["info", str(path)]) == 0
+    rows = [line.replace("|", " ").split() for line in capsys.readouterr().out.splitlines()]
+    assert ["name", "cub200"] in rows and ["all", "18", "2", "20"] in rows
+    assert any("3×224×224" in row for row in rows)
 
 
 def test_names_that_cannot_be_prepared(tmp_path: Path) -> None:
