@@ -148,6 +148,18 @@ def test_dropout_only_in_training():
     assert not rollout(model, images(), noise)[0].equal(rollout(model, images(), noise)[0])
 
 
+def test_dropout_falls_on_glimpses_and_on_what_is_read_of_the_lower_state():
+    """Were all of it dropped, nothing would pass."""
+    model = make(dropout=0.5)
+    model.dropout.forward = torch.zeros_like
+    first, other = model.start(images(), 1), model.start(255 - images(), 1)
+    state, unlike = (model.step(start, torch.zeros(4, 2)) for start in (first, other))
+    assert torch.equal(state.hidden, unlike.hidden) and state.hidden.abs().sum() > 0
+    nothing = torch.zeros_like(state.hidden)
+    assert torch.equal(state.upper, model.upper(nothing, first.upper, first.upper_cell)[0])
+    assert torch.equal(model.classify(state.hidden), model.classification_network(nothing))
+
+
 def test_one_target_with_the_objective_of_equation_13():
     model = make(length=0, glimpses=3, samples=2)
     logits, trace = rollout(model, images(), draw_noise(0, 0, (2, 4, 3)))

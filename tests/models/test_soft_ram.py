@@ -185,6 +185,16 @@ def test_noise_moves_sampled_paths_and_not_the_mean_path():
     assert not make(noise=0.0).stochastic and make().stochastic
 
 
+def test_noise_of_strides_is_apart_from_that_of_centres():
+    model = make(glimpses=1)
+    (_, mean), (_, sampled) = run(model, samples=2, greedy=True, record=True), run(model, samples=256, record=True)
+    size, usual = (trace.boxes[..., 2:] - trace.boxes[..., :2] for trace in (sampled, mean))
+    stretched = (size / usual[:1] - 1).flatten(0, 3)  # (R, 2)
+    assert 0.09 < stretched.abs().max() <= 0.1 + 1e-5 and 0.04 < stretched.abs().mean() < 0.06
+    moved = (sampled.locations - mean.locations[:1]).flatten(0, 2)
+    assert torch.corrcoef(torch.cat([moved, stretched], 1).T).triu(1).abs().max() < 0.15
+
+
 def test_repulsion_by_hand():
     shift = torch.tensor([[[0.0, 0.0], [0.3, 0.4]]])
     assert repulsion(shift, 0.1, 0.1).item() == pytest.approx(0.1 * (1 + 2.718281828**-2.5) / 2)
