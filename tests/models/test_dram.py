@@ -118,6 +118,29 @@ def test_locations_are_measured_in_units_of_pixels():
     torch.testing.assert_close(trace.locations[0, 0, 0], torch.tensor([15 / 50, -5 / 30]))
 
 
+def test_beyond_the_edge_it_looks_at_the_edge_and_the_glimpse_network_is_told():
+    model = make(length=0, glimpses=1, context="none", unit_width=10.0, sigma=0.5)
+    told = []
+    model.glimpse_network.where.register_forward_hook(lambda layer, given, _: told.append(given[0]))
+    with torch.no_grad():
+        model.emission_network.output.bias.copy_(torch.tensor([7.0, -0.5]))
+        model.emission_network.output.weight.zero_()
+    _, trace = rollout(model, images(2, 60, 100), torch.ones(1, 2, 1, 2))
+    torch.testing.assert_close(trace.locations[0, 0, 0], torch.tensor([1.0, 0.0]))
+    torch.testing.assert_close(told[0][0], torch.tensor([5.0, 0.0]))
+    density = torch.distributions.Normal(torch.tensor([7.0, -0.5]), 0.5).log_prob(torch.tensor([7.5, 0.0])).sum()
+    torch.testing.assert_close(trace.log_probs[0, 0, 0], density)  # of the sample, not of the edge
+
+
+def test_the_baseline_teaches_nothing_but_itself():
+    model = make()
+    rollout(model, images(), draw_noise(0, 0, (1, 4, model.steps)))[1].baselines.sum().backward()
+    assert {name for name, p in model.named_parameters() if p.grad is not None and p.grad.norm() > 0} == {
+        "baseline_network.weight",
+        "baseline_network.bias",
+    }
+
+
 def test_the_reader_that_is_not_a_sequence_model_is_refused():
     info = DataInfo("numbers", 1, 54, 54, 10, tuple("0123456789"), 0, 1, 1, 1, length=5)
     with pytest.raises(Refused, match="model=dram"):

@@ -147,6 +147,16 @@ def test_grid_policy_looks_at_its_places_with_their_probabilities():
         make(policy="grid", grid=6)
 
 
+def test_the_mean_path_of_a_grid_policy_looks_at_the_likeliest_place():
+    model = make(policy="grid", grid=3, glimpses=2)
+    with torch.no_grad():
+        model.location_network.weight.zero_()
+        model.location_network.bias.copy_(torch.tensor([0.0, 0, 0, 0, 0, 2, 0, 0, 0]))  # in the middle on the right
+    _, trace = run(model, pictures(), samples=3, greedy=True)
+    assert torch.allclose(trace.locations[:, :, 1], torch.tensor([2 / 3, 0.0]))
+    assert torch.allclose(trace.log_probs, torch.log_softmax(model.location_network.bias, 0)[5].detach())
+
+
 def test_random_policy_has_nothing_to_reinforce():
     model = make(policy="random")
     logits, trace = run(model, pictures(4))

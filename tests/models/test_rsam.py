@@ -109,6 +109,28 @@ def test_feedback_carries_the_glimpse_to_the_next_mask():
         assert torch.equal(after, after_blind) != feedback
 
 
+@pytest.mark.parametrize("norm", [False, True])
+def test_two_glimpses_by_hand(norm):
+    """gaps.md: C0 is stepped twice with the same weights, on the features and on C1's hidden state."""
+    model = make(glimpses=2, features_norm=norm).eval()
+    x = images() / 127.5 - 1
+    with torch.no_grad():
+        if norm:
+            model.down_sample[3].weight.fill_(2.0)
+            model.down_sample[3].running_mean.fill_(-0.1)
+        steps = run(model)[1].step_logits[0]  # (B, N, K)
+        features = model.down_sample[:3](x)
+        if norm:
+            features = F.relu(2 * (features + 0.1) / (1 + 1e-5) ** 0.5)
+        c0 = c1 = (torch.zeros(6, 256), torch.zeros(6, 256))
+        for n in range(2):
+            c0 = model.context(features, c0)
+            seen = model.look(x * model.mask(c0[0]).view(6, 1, 32, 32))
+            c1 = model.memory(seen.flatten(1), c1)
+            assert torch.allclose(steps[:, n], model.classifier(c1[0]), atol=1e-5)
+            c0 = model.context(c1[0], c0)
+
+
 def test_the_features_of_the_image_are_worked_out_once():
     """Once an image or once a glimpse: the same answers."""
     model, counted = make(), []
