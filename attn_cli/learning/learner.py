@@ -282,11 +282,7 @@ class SoftRamLearner(Learner):
         options: Any = self.config.model
         logits, trace = rollout(self.model, images, noise)
         losses = answered(trace, logits, self.model.order(labels))
-        if (
-            options.centre == "relative"
-            and trace.shifts is not None
-            and trace.shifts.shape[2] >= options.repulsion_step
-        ):
+        if options.centre == "relative" and options.repulsion and trace.shifts is not None:
             shift = trace.shifts[:, :, options.repulsion_step - 1]
             total = losses.total + repulsion(shift, options.repulsion, options.repulsion_width)
             return replace(losses, total=total)

@@ -29,6 +29,7 @@ from attn_cli.learning.compiling import compiler_found
 from attn_cli.learning.learner import DramLearner, GameLearner, Learner, RamLearner, SoftRamLearner, SupervisedLearner
 from attn_cli.learning.restore import starting_weights
 from attn_cli.models.build import build_model
+from attn_cli.models.model import GlimpseModel
 
 LEARNERS: dict[str, type[Learner]] = {
     **dict.fromkeys(("ram", "ram_lstm"), RamLearner),
@@ -53,12 +54,30 @@ def make_learner(config: schema.Config, data: Data, compile_step: bool | None = 
             f"optimizer.attention slows down what chooses where to look, and model={config.model.name} has no part "
             "that does nothing else: leave it out."
         )
+    check_options(config, model)
     learner = LEARNERS.get(config.model.name) or getattr(registry.load("model", config.model.name), "learner", None)
     if learner is None:
         raise Refused(
             f"model={config.model.name} names no learner: give its class an attribute `learner`, such as RamLearner."
         )
     return learner(model, config, data, should_compile(config, data) if compile_step is None else compile_step)
+
+
+def check_options(config: schema.Config, model: GlimpseModel) -> None:
+    """Refuse what a model would be trained without, as it looks too few times or has one answer."""
+    options = config.model
+    if isinstance(options, (schema.Dram, schema.SoftRam)) and options.reader == "backward" and not model.sequence:
+        raise Refused(
+            f"model.reader=backward is for sequences of labels, and data={config.data.name} has one label an image: "
+            "leave it out."
+        )
+    if not isinstance(options, schema.SoftRam) or options.centre != "relative" or not options.repulsion:
+        return
+    if options.repulsion_step > model.steps:
+        raise Refused(
+            f"model.repulsion_step={options.repulsion_step} comes after the last of {model.steps} glimpses: set it to "
+            f"{model.steps} or less, or model.repulsion=0 to do without."
+        )
 
 
 def training_images(data: Data, config: schema.Config) -> Iterator[torch.Tensor]:

@@ -10,6 +10,7 @@ import torch
 
 from attn_cli.config import schema
 from attn_cli.data.splits import DataInfo
+from attn_cli.errors import Refused
 from attn_cli.games.catch import Catch, draw_starts
 from attn_cli.learning.objectives import Losses, repulsion
 from attn_cli.learning.training import make_learner
@@ -79,6 +80,26 @@ def test_repulsion_is_that_of_one_step_and_of_relative_centres_alone(step):
     assert torch.allclose(losses.total - losses.cross_entropy, price, atol=1e-6) and price > 0.1
     losses = taken(replace(SOFT, **options), 0)
     assert losses.total == losses.cross_entropy
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        (replace(DRAM, reader="backward"), "model.reader=backward is for sequences of labels, and data=mnist has one"),
+        (replace(SOFT, reader="backward"), "model.reader=backward is for sequences of labels, and data=mnist has one"),
+        (
+            replace(SOFT, centre="relative", repulsion_step=4),
+            "model.repulsion_step=4 comes after the last of 3 glimpses",
+        ),
+    ],
+)
+def test_what_would_do_nothing_is_refused(model, says):
+    with pytest.raises(Refused, match=says):
+        learned(model)
+    learned(replace(model, centre="absolute") if isinstance(model, schema.SoftRam) else model, 2)
+    if model.reader == "forward":
+        assert taken(replace(model, repulsion=0.0), 0).total.isfinite()
+        learned(model, 1)  # three glimpses for the label, and three for "no more"
 
 
 @pytest.mark.parametrize("stop", [True, False])
