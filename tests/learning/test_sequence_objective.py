@@ -61,6 +61,9 @@ def test_rewards_by_hand(said, cumulative, stop, expected):
     wanted = torch.tensor(expected, dtype=torch.float).repeat_interleave(2)
     torch.testing.assert_close(-log_probs.grad[0, 0], wanted)
     assert losses.error.item() == float(said[:3] != [0, 1, 2])
+    counted = alive_targets(logits.argmax(-1) == TARGETS.clamp(min=0), TARGETS, stop)[0, 0]
+    right = [a == b for a, b, counts in zip(said, [0, 1, 2], counted, strict=False) if counts]
+    assert losses.reward.item() == pytest.approx(sum(right) / len(right))
 
 
 def test_cross_entropy_ends_after_the_first_mistake():

@@ -141,6 +141,9 @@ def test_an_image_of_another_size_is_resized():
     smooth = torch.linspace(0, 255, 54)[:, None].expand(54, 60).to(torch.uint8)[None, None]
     large = smooth.repeat_interleave(2, 2).repeat_interleave(2, 3)
     assert torch.allclose(run(model, large)[0], run(model, smooth)[0], atol=0.02)
+    # Pixels of both kinds count, not those alone that lie in the middle of a new one.
+    striped = torch.tensor([200, 0, 0, 200], dtype=torch.uint8).repeat(60).expand(1, 1, 4 * 54, 4 * 60)
+    assert torch.allclose(run(model, striped)[0], run(model, torch.full_like(smooth, 100))[0], atol=0.02)
 
 
 def test_objective_by_hand():

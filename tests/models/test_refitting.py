@@ -77,6 +77,16 @@ def test_without_new_weights_it_would_say_something_else():
     assert (after - logits).abs().mean() > 0.6 * logits.std(0).mean()
 
 
+def test_grids_at_the_edge_stay_in_the_image():
+    """tanh has no argument that gives a centre beyond the edge, where the new grids would lie."""
+    model, images = make(), smooth()
+    with torch.no_grad():
+        model.extraction.bias[0] = 2.0
+    model.prepare(lambda: iter(images.split(50)))
+    _, middle, *_ = look(model, images)
+    assert middle.isfinite().all() and middle[..., 0].min() > 0.95 * SIDE and middle[..., 0].max() < SIDE
+
+
 def test_looks_for_the_end_of_a_sequence_do_not_count():
     """Where the glimpses after the last digit see nothing but the first ones do, the latter alone place the grids."""
     model, images = make(length=2), smooth()
