@@ -89,7 +89,7 @@ class RAM(GlimpseModel):
     places: Tensor
 
     watches = True
-    attention = ("location_network",)
+    attention: tuple[str, ...] = ("location_network",)
 
     def __init__(
         self,
@@ -114,6 +114,8 @@ class RAM(GlimpseModel):
         self.config = config
         self.glimpses = glimpses.count
         self.stochastic = self.random_start = config.policy != "fixed"
+        if config.policy in ("random", "fixed"):
+            self.attention = ()  # the location network is not asked
         self.retina = Retina(glimpses.size, scales.count, channels, background)
         zoomed = self.zooms or config.magnification != 1
         self.zoom = Zoom(glimpses.size, scales.count, channels, background) if zoomed else None

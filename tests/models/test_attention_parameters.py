@@ -98,8 +98,12 @@ def test_their_rate_is_a_share_of_that_of_the_others(name):
         assert torch.allclose(part, whole * (0.25 if id(parameter) in apart else 1), atol=1e-6)
 
 
-def test_a_model_without_attention_is_refused():
-    convnet = schema.ConvNet(filters=(4,), kernels=(5,), strides=(1,), pools=(2,), hidden=(8,), dropout=0.0)
-    given = dataclasses.replace(config("ram", 0.1), model=convnet, glimpses=schema.Glimpses(1, 12))
-    with pytest.raises(Refused, match="optimizer.attention slows down what chooses where to look, and model=convnet"):
+CONVNET = schema.ConvNet(filters=(4,), kernels=(5,), strides=(1,), pools=(2,), hidden=(8,), dropout=0.0)
+
+
+@pytest.mark.parametrize("model", [CONVNET, schema.Ram(policy="random"), schema.Ram(policy="fixed")])
+def test_a_model_without_attention_is_refused(model):
+    given = dataclasses.replace(config("ram", 0.1), model=model, glimpses=schema.Glimpses(1, 12))
+    says = f"optimizer.attention slows down what chooses where to look, and model={model.name} has no part"
+    with pytest.raises(Refused, match=says):
         make_learner(given, Noise())
