@@ -19,6 +19,11 @@ Departures from the paper, and choices that it leaves open:
  7. The baseline is a linear map of the upper state, which receives no gradient from it.
  8. Layers with ReLU start as He et al. 2015 propose, and the biases of G_loc at 1, so that what was seen passes the
     product at first. From PyTorch's default the product of the two halves is too faint to learn from.
+ 9. A fully-connected hidden layer follows the convolutions of the context network, and tanh makes a state of it.
+10. Dropout, which the paper places "between the hidden layers", falls on g, and on r⁽¹⁾ where the upper LSTM and the
+    classification network read it.
+11. The experiments train with Adam whose rate rises and falls to nothing in one cycle; the paper has Nesterov momentum
+    and a rate of 0.01 that falls by 3 % an epoch (section 8.1).
 
 Legend: B images, M samples (paths) per image, R = M·B rows, N glimpses per target, S targets, K classes, D hidden,
 F features of a fully-connected layer, k scales, C channels, g width, c coarse width.

@@ -14,6 +14,8 @@ Departures from the paper, and choices that it leaves open, besides those of ram
     within a few hundred updates, where the screen is out of sight and nothing calls it back.
  5. `policy: fixed` and `random` are for comparison; with `glimpses.size=24 scales=1 model.policy=fixed` the same
     network sees the whole screen.
+ 6. Beside the game's reward the entropy of the actions is one (`entropy_weight`), REINFORCE counts for less at
+    locations than at actions (`location_weight`), and the reward can be discounted (`discount`; the experiment: 0.95).
 
 Legend: as in ram.py; R games, A actions.
 """

@@ -9,7 +9,7 @@ Choices that the paper leaves open are those of the author's code:
  2. C0 is stepped twice a glimpse with the same weights: on the features of the image, then on C1's hidden state.
  3. Pixels are scaled to [-1, 1]; the mask multiplies them there, so a mask of 0 shows grey.
  4. The 1×1 convolution is followed by nothing (`features_norm: true` adds the batch normalisation that the text has
-    after every layer but the last).
+    after every layer but the last, of each feature by itself instead of each map, and ReLU).
  5. The arm without a down-sample network has one fully-connected layer from the image to the same number of features.
 Departures:
  6. What does not change over the glimpses is worked out once an image: the same features, but the running statistics of
