@@ -58,19 +58,20 @@ def test_retina_equals_the_naive_loop(channels, height, width, size, scales, sam
     torch.testing.assert_close(seen, expected, rtol=0, atol=1e-6)
 
 
-def test_boxes_hold_what_was_seen():
+@pytest.mark.parametrize(("size", "scales"), [(8, 2), (7, 1)])
+def test_boxes_hold_what_was_seen(size, scales):
     image = torch.zeros(1, 1, 40, 40, dtype=torch.uint8)
-    retina = Retina(8, 2, 1)
+    retina = Retina(size, scales, 1)
     location = torch.tensor([[0.3, -0.4]])
-    x0, y0, x1, y1 = retina.boxes(location, 40, 40)[0, 1].tolist()
+    x0, y0, x1, y1 = retina.boxes(location, 40, 40)[0, -1].tolist()
     image[0, 0, y0:y1, x0:x1] = 255
-    assert (x1 - x0, y1 - y0) == (16, 16)
+    assert (x1 - x0, y1 - y0) == (retina.reach, retina.reach)
     assert retina.look(retina.frame(image), location).min() == 1.0  # the box is wholly inside the glimpse …
     image[0, 0, y0:y1, x0:x1] = 0
     assert retina.look(retina.frame(255 - image), location).min() == 1.0
     outside = torch.full_like(image, 255)
     outside[0, 0, y0:y1, x0:x1] = 0
-    assert retina.look(retina.frame(outside), location)[0, 1].max() == 0.0  # … and nothing else is
+    assert retina.look(retina.frame(outside), location)[0, -1].max() == 0.0  # … and nothing else is
 
 
 def test_an_odd_retina_with_several_scales_is_refused():
