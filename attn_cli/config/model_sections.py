@@ -200,6 +200,8 @@ def check_model(model: object) -> None:
         if len(model.filters) not in several or not all(1 <= f <= 1024 for f in model.filters):
             counts = " ".join(several.values())
             raise Refused(f"model.filters must be {counts} numbers from 1 to 1024, not {list(model.filters)}.")
+    if isinstance(model, Dram) and model.convolutions == "separate" and model.glimpse != "conv":
+        raise Refused("model.convolutions=separate is for model.glimpse=conv: with model.glimpse=fc there are none.")
     if isinstance(model, SoftRam) and model.pretrain_glimpse and model.glimpse != "conv":
         raise Refused("model.pretrain_glimpse is for model.glimpse=conv: with model.glimpse=fc it is simple already.")
     if isinstance(model, SoftRam) and model.refit and (model.glimpse != "fc" or model.centre != "absolute"):

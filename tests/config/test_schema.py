@@ -13,6 +13,7 @@ import pytest
 from attn_cli.config import command_sections, schema
 from attn_cli.config.data_sections import Retina
 from attn_cli.config.fields import REQUIRED
+from attn_cli.config.model_sections import check_model
 from attn_cli.errors import Refused
 
 SECTIONS = {
@@ -154,6 +155,20 @@ def test_keys_that_do_not_go_together(values: dict[str, Any], changes: dict[str,
         values = put(values, key, value)
     with pytest.raises(Refused, match=says):
         schema.load(values)
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        (schema.Dram(glimpse="fc", convolutions="separate"), "model.convolutions=separate is for model.glimpse=conv"),
+        (schema.SoftRam(pretrain_glimpse=2), "model.pretrain_glimpse is for model.glimpse=conv"),
+        (schema.SoftRam(filters=(4, 4, 4, 4)), "model.filters must be three or five numbers"),
+        (schema.Dram(filters=(4,) * 5), "model.filters must be three numbers"),
+    ],
+)
+def test_options_of_a_model_that_do_not_go_together(model: Any, says: str) -> None:
+    with pytest.raises(Refused, match=says):
+        check_model(model)
 
 
 def test_leave_one_out_with_two_samples_is_accepted(values: dict[str, Any]) -> None:
