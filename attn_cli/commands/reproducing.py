@@ -103,8 +103,9 @@ def words(step: Step) -> list[str] | None:
         return [f"forward={paths[0]}", f"backward={paths[1]}", *how.overrides, "threads=1"]
     if isinstance(how, Evaluate):
         return [f"run={paths[0]}", *how.overrides, "threads=1"]
-    assert isinstance(how, Attend)
-    return [f"run={paths[0]}", *how.overrides, f"output={step.folder / 'regions.h5'}", "threads=1"]
+    (source,) = paths
+    assert isinstance(how, Attend) and source is not None
+    return [f"run={source}", *how.overrides, f"output={regions(step, source)}", "threads=1"]
 
 
 def newest(step: Step) -> Run | None:
@@ -122,10 +123,16 @@ def newest(step: Step) -> Run | None:
 def product(step: Step) -> Path | None:
     """The finished run folder of a step, or its file of regions; None before there is one."""
     if isinstance(step.cell.how, Attend):
-        path = step.folder / "regions.h5"
-        return path if path.is_file() and product(step.source(step.cell.how.of)) else None
+        source = product(step.source(step.cell.how.of))
+        path = source and regions(step, source)
+        return path if path and path.is_file() else None
     run = newest(step)
     return run.path if run is not None and run.status()["status"] == "finished" else None
+
+
+def regions(step: Step, run: Path) -> Path:
+    """The file of a step that cuts regions out of the images of this run: that of another run is another file."""
+    return step.folder / f"regions-{run.name}.h5"
 
 
 def composed(command: str, given: Sequence[str]) -> Any:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 import stat
 from pathlib import Path
 from typing import Any
@@ -145,11 +146,18 @@ def test_regions_count_while_their_run_does(monkeypatch: pytest.MonkeyPatch) -> 
     assert product(there) is None
     run = started("short", "finished")
     assert words(there) == [
-        f"run={run.path}", "regions=boxes", "output=outputs/reproduce/toy/1/boxes/seed-1/regions.h5", "threads=1",
+        f"run={run.path}", "regions=boxes",
+        f"output=outputs/reproduce/toy/1/boxes/seed-1/regions-{run.name}.h5", "threads=1",
     ]  # fmt: skip
     there.folder.mkdir(parents=True)
-    (there.folder / "regions.h5").touch()
-    assert product(there) == there.folder / "regions.h5"
+    output = there.folder / f"regions-{run.name}.h5"
+    output.touch()
+    assert product(there) == output
+    shutil.rmtree(run.path)
+    again = started("short", "finished")
+    assert product(there) is None  # what the new run looks at is not what the old one looked at
+    given = words(there)
+    assert given is not None and f"run={again.path}" in given and f"output={output}" not in given
 
 
 def test_an_interrupted_run_takes_the_rest_of_its_time() -> None:
