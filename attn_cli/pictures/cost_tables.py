@@ -115,8 +115,8 @@ def cost_comparison(result: Row) -> Table:
 
 
 def amount(count: float) -> str:
-    """A large number with three digits: 11.3 M, 0.192 G as 192 M."""
-    for unit, letter in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
-        if count >= unit:
+    """A large number with three digits: 11.3 M, 0.192 G as 192 M, what rounds to 1000 M as 1 G."""
+    for unit, letter in ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if count >= 0.9995 * unit:
             return f"{count / unit:.3g}{letter}"
     return f"{count:g}"

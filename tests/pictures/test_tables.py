@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from attn_cli.pictures import tables
-from attn_cli.pictures.cost_tables import bench_table
+from attn_cli.pictures.cost_tables import amount, bench_table
 from attn_cli.pictures.tables import (
     as_text,
     mc_table,
@@ -118,6 +118,14 @@ def test_evaluations_on_the_test_set_count_as_seeds() -> None:
 def test_sweep_over_seeds_alone_is_one_row() -> None:
     jobs = [{"overrides": {"seed": s}, "val_error": float(s), "status": "finished"} for s in (1, 2, 3)]
     assert cells(as_text(sweep_table(jobs)))[1:] == [["2.00 ± 1.00", "–", "3", "–", "finished"]]
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(999, "999"), (999.5, "1 k"), (999_600_000, "1 G"), (11_314_000, "11.3 M"), (698e9, "698 G"), (2.09e12, "2.09 T")],
+)
+def test_large_numbers_have_three_digits_and_no_exponent(count: float, text: str) -> None:
+    assert amount(count) == text
 
 
 def test_bench_table() -> None:
