@@ -167,8 +167,9 @@ class Run:
 
     def config(self) -> schema.Config:
         """The configuration that the run was started with; raises Refused naming the file."""
+        values = self.raw_config()
         try:
-            return schema.load(self.raw_config())
+            return schema.load(values)
         except Refused as error:
             raise Refused(f"{self.path / 'config.yaml'}: {error}") from error
 

@@ -236,8 +236,9 @@ def test_missing_checkpoint_is_refused(tmp_path: Path) -> None:
 def test_damaged_config_is_refused_and_named(tmp_path: Path, text: str) -> None:
     run = runs.create(CONFIG, tmp_path)
     (run.path / "config.yaml").write_bytes(text.encode("latin-1"))
-    with pytest.raises(Refused, match="config.yaml"):
+    with pytest.raises(Refused) as refused:
         run.config()
+    assert str(refused.value).count("config.yaml") == 1
 
 
 def test_oversized_width_is_refused_before_anything_is_made(tmp_path: Path) -> None:
