@@ -17,7 +17,7 @@ from attn_cli.errors import Refused
 from attn_cli.papers.cells import ERROR, Absent, Attend, Cell, Combine, Evaluate, How, Same, Table, Train, sources
 from attn_cli.papers.index import find_table, resolve
 from attn_cli.papers.records import Record, Summary, load, summarise
-from attn_cli.runs import write_atomically
+from attn_cli.runs import locked, write_atomically
 
 RESULTS = Path("RESULTS.md")  # in the current folder
 GAIN = "gain"  # of averaged paths over the mean path of the same run; of two readers over the forward one
@@ -146,10 +146,11 @@ def update(names: Iterable[str]) -> list[str]:
     """
     if not RESULTS.is_file():
         return []
-    before = RESULTS.read_text(encoding="utf-8")
-    after, there = _updated(before, names)
-    if after != before:
-        write_atomically(RESULTS, after)
+    with locked(RESULTS.parent):  # two commands may fill tables at once
+        before = RESULTS.read_text(encoding="utf-8")
+        after, there = _updated(before, names)
+        if after != before:
+            write_atomically(RESULTS, after)
     return there
 
 

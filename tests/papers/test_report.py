@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from attn_cli.errors import Refused
 from attn_cli.papers import index, records, report
 from attn_cli.papers.cells import Absent, Cell, Combine, Evaluate, Published, Same, Table, Train
 from attn_cli.papers.records import Record, add, load
+from attn_cli.runs import write_atomically
 
 TOY = Table(
     "toy/1",
@@ -119,6 +121,26 @@ def test_sections_follow_what_is_measured_and_nothing_else_changes(here: Path) -
     add(TOY, "one", Record((1,), 4.0))
     report.check(["toy/1"])  # stale, but by nobody's hand
     report.update(["toy/1"])
+    assert "**4.00**" in report.RESULTS.read_text()
+
+
+def test_of_two_commands_that_write_at_once_none_undoes_what_the_other_wrote(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report.RESULTS.write_text(EMPTY)
+    threads: list[threading.Thread] = []
+
+    def slowly(path: Path, text: str) -> None:
+        if not threads:  # the other command has a new number before this one has written
+            add(TOY, "one", Record((1,), 4.0))
+            threads.append(threading.Thread(target=report.update, args=(["toy/1"],)))
+            threads[0].start()
+            threads[0].join(0.5)
+        write_atomically(path, text)
+
+    monkeypatch.setattr(report, "write_atomically", slowly)
+    report.update(["toy/1"])
+    threads[0].join()
     assert "**4.00**" in report.RESULTS.read_text()
 
 
