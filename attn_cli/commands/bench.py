@@ -110,6 +110,11 @@ def run(config: command_sections.Bench) -> list[dict[str, Any]]:
     """Measure, print, write; returns the rows."""
     if config.output is not None and not Path(config.output).absolute().parent.is_dir():
         raise Refused(f"output={config.output} is in a folder that does not exist.")
+    if config.batch_size == 1 and "rsam" in config.shapes:
+        raise Refused(
+            "RSAM has batch normalisation, which needs at least 2 images a batch: use a larger batch_size, or shapes "
+            "without rsam."
+        )
     prepare_cpu(config.threads)
     device = choose_device(config.device)
     if config.compile == "graph" and device.type == "cpu":

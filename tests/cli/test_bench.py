@@ -75,6 +75,12 @@ def test_a_missing_output_folder_is_refused_before_anything_is_measured(tmp_path
         bench.run(command_sections.Bench(output=str(tmp_path / "no" / "bench.json"), shapes=("28x28",)))
 
 
+def test_one_image_cannot_be_normalised_which_is_told_before_anything_is_measured(monkeypatch):
+    monkeypatch.setattr(bench, "measure_shape", lambda *_: pytest.fail("measured"))
+    with pytest.raises(Refused, match="at least 2 images a batch: use a larger batch_size"):
+        bench.run(command_sections.Bench(batch_size=1, compile="off"))
+
+
 @pytest.mark.parametrize("policy_gradient", ["detached", "full"])
 def test_training_multiply_adds_against_torch(policy_gradient):
     """Torch counts the same products in forward and backward of a real step."""
