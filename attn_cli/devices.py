@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
 from attn_cli.errors import Refused
 
+T = TypeVar("T")
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 
 
@@ -25,6 +29,21 @@ def choose_device(name: str) -> torch.device:
         )
     torch.backends.cudnn.allow_tf32 = False
     return torch.device("cuda")
+
+
+def within_memory(run: Callable[[Any], T]) -> Callable[[Any], T]:
+    """A command that evaluates, whose refusal says what to set where a GPU runs out of memory."""
+
+    @functools.wraps(run)
+    def command(config: Any) -> T:
+        try:
+            return run(config)
+        except torch.OutOfMemoryError as error:
+            size = config.batch_size
+            smaller = f"set batch_size={size // 2}" if size > 1 else "set device=cpu"
+            raise Refused(f"The GPU ran out of memory with batch_size={size}: {smaller} and start again.") from error
+
+    return command
 
 
 def send(values: np.ndarray | torch.Tensor, device: torch.device) -> torch.Tensor:

@@ -20,7 +20,7 @@ from attn_cli.data import writing
 from attn_cli.data.batches import open_data
 from attn_cli.data.photos import Birds, edges
 from attn_cli.data.progress import counted
-from attn_cli.devices import choose_device, prepare_cpu
+from attn_cli.devices import choose_device, prepare_cpu, within_memory
 from attn_cli.errors import Refused
 from attn_cli.inference.monte_carlo import evaluation_noise
 from attn_cli.inference.regions import boxes_within, cut, last_regions, overlap, widened
@@ -31,6 +31,7 @@ from attn_cli.runs import Run, latest, open_run
 Choose = Callable[[str, slice, Tensor], Tensor]  # split, which of its images, the images → regions (B, 4)
 
 
+@within_memory
 def run(config: command_sections.Attend) -> dict[str, Any]:
     """Writes the file; returns its path and, by split, the mean intersection over union with the true boxes."""
     prepare_cpu(config.threads)

@@ -12,7 +12,7 @@ from torch import Tensor
 from attn_cli.commands.file_names import file_name
 from attn_cli.config import command_sections
 from attn_cli.data.splits import Pictures
-from attn_cli.devices import choose_device, prepare_cpu
+from attn_cli.devices import choose_device, prepare_cpu, within_memory
 from attn_cli.errors import Refused
 from attn_cli.inference.combine import combine
 from attn_cli.inference.intervals import wilson
@@ -23,6 +23,7 @@ from attn_cli.pictures import tables
 from attn_cli.runs import open_run, write_atomically
 
 
+@within_memory
 def run(config: command_sections.Combine) -> dict[str, Any]:
     """Errors of both readers and of their combination on the same images; writes combined-….json beside the forward
     run's results.

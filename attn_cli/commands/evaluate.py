@@ -12,7 +12,7 @@ from attn_cli.commands.file_names import file_name
 from attn_cli.config import command_sections
 from attn_cli.data.photos import Birds
 from attn_cli.data.splits import Pictures
-from attn_cli.devices import choose_device, prepare_cpu
+from attn_cli.devices import choose_device, prepare_cpu, within_memory
 from attn_cli.errors import Refused
 from attn_cli.games import players
 from attn_cli.inference.attention import attention
@@ -22,6 +22,7 @@ from attn_cli.pictures import tables
 from attn_cli.runs import Run, latest, open_run, write_atomically
 
 
+@within_memory
 def run(config: command_sections.Evaluate) -> dict[str, Any]:
     """Evaluate, print a table, write evaluation-<split>-….json into the run folder; returns what was written."""
     prepare_cpu(config.threads)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from attn_cli.config import command_sections
-from attn_cli.devices import choose_device, prepare_cpu
+from attn_cli.devices import choose_device, prepare_cpu, within_memory
 from attn_cli.inference.monte_carlo import evaluate
 from attn_cli.learning.restore import check_sampling, restore
 from attn_cli.pictures import tables
@@ -16,6 +16,7 @@ from attn_cli.pictures.curves import mc_curve
 from attn_cli.runs import latest, make_folder, open_run, write_atomically
 
 
+@within_memory
 def run(config: command_sections.McAverage) -> list[dict[str, Any]]:
     """Evaluate once with the largest M; the first 1, 2, … M of the same paths give every row."""
     prepare_cpu(config.threads)
