@@ -1,4 +1,4 @@
-"""What the files of `attn eval` and `attn combine` in a run folder are called: other settings, another file."""
+"""What the files of commands that evaluate are called in a run folder: other settings, another file."""
 
 from __future__ import annotations
 
@@ -19,24 +19,25 @@ def file_name(what: str, config: Evaluate | Combine, *others: str) -> str:
 
     Settings that change no number (batch_size, device, threads) have no part in it.
     """
-    default = {field.name: field.default for field in fields(config)}
-    changed = {key for key, value in default.items() if getattr(config, key) != value}
     parts = [what, config.data.name if config.data else "", config.split, getattr(config, "rule", "")]
     parts.append(f"mc{config.mc_samples}" if config.mc_samples else "mean")
     if config.focus:
-        parts.append(f"focus{config.focus_size}" if "focus_size" in changed else "focus")
+        parts.append(f"focus{config.focus_size}" if changes(config, "focus_size") else "focus")
     if getattr(config, "ten_crops", False):
         parts.append("ten-crops")
     parts += others
-    if "checkpoint" in changed:
-        parts.append(config.checkpoint)
-    if "average" in changed and config.mc_samples:
-        parts.append(config.average)
-    parts += [f"{key}{getattr(config, key)}" for key in ("seed", "repeats") if key in changed]
+    parts += changes(config, "checkpoint", "seed", "repeats", *(["average"] if config.mc_samples else []))
     if config.data is not None and not _as_shipped(config.data):
         settings = json.dumps(schema.to_dict(config.data), sort_keys=True)
         parts.append(hashlib.sha256(settings.encode()).hexdigest()[:8])
     return "-".join(part for part in parts if part) + ".json"
+
+
+def changes(config: Any, *keys: str) -> list[str]:
+    """Those of these settings that differ from their defaults: a word as it is, a number after its key."""
+    default = {field.name: field.default for field in fields(config) if field.name in keys}
+    changed = {key: value for key in default if (value := getattr(config, key)) != default[key]}
+    return [value if isinstance(value, str) else f"{key}{value}" for key, value in changed.items()]
 
 
 def _as_shipped(data: Any) -> bool:

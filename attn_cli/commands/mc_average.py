@@ -7,6 +7,7 @@ import io
 from pathlib import Path
 from typing import Any
 
+from attn_cli.commands.file_names import changes
 from attn_cli.config import command_sections
 from attn_cli.devices import choose_device, prepare_cpu, within_memory
 from attn_cli.inference.monte_carlo import evaluate
@@ -50,8 +51,10 @@ def run(config: command_sections.McAverage) -> list[dict[str, Any]]:
     writer = csv.DictWriter(text, rows[0])
     writer.writeheader()
     writer.writerows(rows)
-    write_atomically(folder / f"mc-average-{config.split}.csv", text.getvalue())
-    picture = mc_curve(rows, folder / f"mc-average-{config.split}.png")
+    settings = changes(config, "checkpoint", "max_samples", "average", "seed", "repeats")
+    table = folder / ("-".join(["mc-average", config.split, *settings]) + ".csv")
+    write_atomically(table, text.getvalue())
+    picture = mc_curve(rows, table.with_suffix(".png"))
     tables.show(tables.mc_table(rows))
-    print(f"Written to {folder / f'mc-average-{config.split}.csv'} and {picture}")
+    print(f"Written to {table} and {picture}")
     return rows

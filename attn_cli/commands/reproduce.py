@@ -97,7 +97,8 @@ def _run(table: Table, only: list[str], seeds: int, budget: float | None) -> int
     if steps:
         total = report.about(sum(time for time in known if time is not None))
         more = f", and {known.count(None)} of unknown time" if None in known else ""
-        print(f"{len(steps)} runs are missing: about {total} on a CPU{more}.", flush=True)
+        are = "run is" if len(steps) == 1 else "runs are"
+        print(f"{len(steps)} {are} missing: about {total} on a CPU{more}.", flush=True)
     else:
         print("Nothing is missing here that could be run.")
     code = reproducing.run_all(steps, budget, lambda: report.update(TABLES))

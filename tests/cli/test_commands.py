@@ -111,11 +111,13 @@ def test_mean_evaluation_agrees_with_the_result_of_training(trained):
 def test_mc_average_writes_a_table_and_a_plot(trained):
     out = trained("mc-average", "max_samples=3", "repeats=2").stdout
     (run,) = trained.runs()
-    rows = list(csv.DictReader((run / "mc-average-test.csv").open()))
+    rows = list(csv.DictReader((run / "mc-average-test-max_samples3-repeats2.csv").open()))
     assert [row["mc_samples"] for row in rows] == ["1", "2", "3"]
     assert all(float(row["standard_error"]) >= 0 for row in rows)
-    assert Image.open(run / "mc-average-test.png").size[0] > 200
-    assert "mc-average-test.csv" in out
+    assert Image.open(run / "mc-average-test-max_samples3-repeats2.png").size[0] > 200
+    assert "mc-average-test-max_samples3-repeats2.csv" in out
+    trained("mc-average", "checkpoint=last", "average=probabilities", "repeats=2")
+    assert (run / "mc-average-test-last-probabilities-repeats2.csv").is_file()
 
 
 def test_show_draws_paths_and_animations(trained):
