@@ -6,7 +6,9 @@ Set ATTN_TRACEBACK=1 to see where a refusal came from.
 
 from __future__ import annotations
 
+import errno
 import importlib
+import io
 import os
 import signal
 import sys
@@ -67,12 +69,31 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{prog}: interrupted.", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `attn train --cfg job | head` has read enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 141
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        # Files of runs and data refuse by themselves; what is left is `attn train > log` on a full disk.
+        print(f"{prog}: The output cannot be written ({error.strerror}): make room where it goes.", file=sys.stderr)
+        _drop_output()
+        return 1
+
+
+def _drop_output() -> None:
+    """Else Python would write what is left when it shuts down."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def run() -> int:
-    """`main` as the process's own command: a signal after its end, while Python shuts down, prints no traceback."""
+    """`main` as the process's own command, whatever its output is: a closed one goes nowhere, and characters that it
+    cannot write become question marks. A signal after its end, while Python shuts down, prints no traceback.
+    """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 – until the process ends
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="replace")
     code = main()
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     return code

@@ -200,6 +200,23 @@ def test_a_reader_that_has_read_enough_is_no_error(tmp_path: Path) -> None:
     process.stderr.close()
 
 
+@pytest.mark.parametrize(
+    ("where", "code", "said"),
+    [
+        (">&-", 0, ""),
+        (">&- 2>&-", 0, ""),
+        ("> /dev/full", 1, "attn: The output cannot be written (No space left on device): make room where it goes.\n"),
+        ("> out", 1, "attn: The output cannot be written (File too large): make room where it goes.\n"),
+        ("> /dev/null", 0, ""),
+    ],
+)
+def test_output_that_goes_nowhere_is_no_traceback(tmp_path: Path, where: str, code: int, said: str) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONIOENCODING": "ascii"}  # the help has a "…"
+    line = f"ulimit -f 0; {sys.executable} -m attn_cli --help {where}"
+    done = subprocess.run(line, shell=True, env=environment, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (code, said)
+
+
 @pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
 def test_tab_completion_in_a_real_bash(tmp_path: Path) -> None:
     program = tmp_path / "attn"
