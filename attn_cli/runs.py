@@ -102,6 +102,15 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         file.write(content.encode() if isinstance(content, str) else content)
 
 
+def append(path: Path, line: str) -> None:
+    """Add a line to a text file; raises Refused naming it."""
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+    except OSError as error:
+        raise Refused(f"{path} could not be written ({error.strerror}): make room or choose another folder.") from error
+
+
 def make_folder(path: Path, setting: str) -> Path:
     """A folder that can be written, made if it is not there; raises Refused naming the setting that chose it."""
     try:

@@ -97,6 +97,11 @@ def test_write_into_a_missing_folder_is_refused(tmp_path: Path) -> None:
         runs.write_atomically(tmp_path / "no" / "a.json", "x")
 
 
+def test_a_line_that_finds_no_room_is_refused() -> None:
+    with pytest.raises(Refused, match=r"/dev/full could not be written \(No space left on device\)"):
+        runs.append(Path("/dev/full"), "epoch 1")
+
+
 def test_stale_temporary_files_go_and_those_of_living_processes_stay(tmp_path: Path, ended_pid: int) -> None:
     stale = tmp_path / f".a.json.{ended_pid}-0123abcd.tmp"
     living = tmp_path / f".a.json.{os.getppid()}-0123abcd.tmp"

@@ -21,7 +21,7 @@ from attn_cli.learning.reporting import MetricsFile, ProgressReport, check_logge
 from attn_cli.learning.training import begin, fit, make_learner
 from attn_cli.pictures import tables
 from attn_cli.pictures.curves import learning_curves
-from attn_cli.runs import Run, create
+from attn_cli.runs import Run, append, create
 
 
 def run(config: schema.Config) -> dict[str, Any]:
@@ -72,7 +72,7 @@ def _run(config: schema.Config, before: Run | None, threads: int | None) -> dict
         if report is not None:
             print(report, flush=True)
             if first:
-                (folder.path / "log.txt").write_text(report + "\n")
+                append(folder.path / "log.txt", report)
         result = _train(folder, config, data, learner, resume, threads)
     except BaseException as error:
         if first:

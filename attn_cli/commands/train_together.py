@@ -25,7 +25,7 @@ from attn_cli.learning.reporting import MetricsFile, ProgressReport, epoch_line
 from attn_cli.learning.training import begin, fit, make_learner, should_compile
 from attn_cli.pictures import tables
 from attn_cli.pictures.curves import learning_curves
-from attn_cli.runs import Run, create
+from attn_cli.runs import Run, append, create
 
 
 def run(config: schema.Config) -> dict[str, Any]:
@@ -53,7 +53,7 @@ def run(config: schema.Config) -> dict[str, Any]:
             print(f"Run folder: {folders[-1].path} ({_differs(member.config, config)})", flush=True)
             if report is not None:
                 print(report, flush=True)
-                (folders[-1].path / "log.txt").write_text(report + "\n")
+                append(folders[-1].path / "log.txt", report)
         _train(learner, folders, results, threads)
     except BaseException as error:
         for number, folder in enumerate(folders):
@@ -129,8 +129,7 @@ def _keeper(folder: Run, epochs: int) -> Callable[[dict[str, Any]], None]:
     """Writes down where a run stands."""
 
     def keep(row: dict[str, Any]) -> None:
-        with (folder.path / "log.txt").open("a") as file:
-            file.write(epoch_line(row, epochs) + "\n")
+        append(folder.path / "log.txt", epoch_line(row, epochs))
         folder.set_status("running", epoch=row["epoch"], step=row["step"])
 
     return keep

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from attn_cli.config import schema
 from attn_cli.errors import Refused
-from attn_cli.runs import write_atomically
+from attn_cli.runs import append, write_atomically
 
 COLUMNS = (
     "epoch", "step", "train_loss", "cross_entropy", "reinforce", "baseline", "reward", "train_error", "val_error", "lr",
@@ -93,8 +93,7 @@ class ProgressReport(Callback):
         else:
             print(line, flush=True)
         if self.log_file is not None:
-            with self.log_file.open("a") as file:
-                file.write(line + "\n")
+            append(self.log_file, line)
 
     def stop(self) -> None:
         """Leave the terminal as it was; safe to call twice."""

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from attn_cli.config.schema import Logger
-from attn_cli.learning.reporting import make_logger
+from attn_cli.errors import Refused
+from attn_cli.learning.reporting import ProgressReport, make_logger
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "wandb", "mlflow"])
@@ -27,3 +28,9 @@ def test_a_logger_writes_into_the_run_folder(name: str, tmp_path: Path, monkeypa
 @pytest.mark.parametrize("name", ["csv", "none"])
 def test_the_others_need_no_package(name: str, tmp_path: Path) -> None:
     assert make_logger(Logger(name), tmp_path) is False
+
+
+def test_a_log_that_finds_no_room_is_refused() -> None:
+    row = {"epoch": 1, "train_loss": 1.0, "train_error": 50.0, "val_error": None, "seconds": 1.0}
+    with pytest.raises(Refused, match="/dev/full could not be written"):
+        ProgressReport(2, Path("/dev/full")).epoch(row)
