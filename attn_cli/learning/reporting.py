@@ -27,14 +27,21 @@ REFRESH = 25  # steps between two updates of the bar
 
 
 class MetricsFile:
-    """metrics.csv: one row an epoch; errors in %. A resumed run drops the rows that it is about to repeat."""
+    """metrics.csv: one row an epoch; errors in %. A resumed run drops the rows that it is about to repeat; a file that
+    holds anything else is refused.
+    """
 
     def __init__(self, path: Path):
         self.path = path
         self.rows: list[dict[str, str]] = []
         if path.exists():
-            with path.open(newline="") as file:
-                self.rows = list(csv.DictReader(file))
+            try:
+                with path.open(newline="", encoding="utf-8") as file:
+                    self.rows = list(csv.DictReader(file, strict=True))
+                for row in self.rows:
+                    int(row["epoch"])
+            except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
+                raise Refused(f"{path} is not what a run writes: restore it, or delete it to go on without.") from error
 
     def add(self, row: dict[str, Any]) -> None:
         """Append one epoch and replace the file as a whole."""
