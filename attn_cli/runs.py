@@ -17,6 +17,7 @@ import os
 import platform
 import re
 import secrets
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -279,8 +280,13 @@ def create(config: schema.Config, outputs: str | Path | None = None) -> Run:
     except OSError as error:
         raise Refused(f"No run folder can be made in {outputs} ({error.strerror}): set outputs=FOLDER.") from error
     run = Run(path)
-    write_atomically(path / "config.yaml", yaml.safe_dump(schema.to_dict(config), sort_keys=False, allow_unicode=True))
-    run.set_status("running")
+    content = yaml.safe_dump(schema.to_dict(config), sort_keys=False, allow_unicode=True)
+    try:
+        write_atomically(path / "config.yaml", content)
+        run.set_status("running")
+    except Refused:  # a full disk: no folder stays that holds nothing
+        shutil.rmtree(path, ignore_errors=True)
+        raise
     for listener in on_create:
         listener(run)
     return run

@@ -17,6 +17,7 @@ from attn_cli import runs
 from attn_cli.commands import runs as command
 from attn_cli.config import schema
 from attn_cli.errors import Refused
+from attn_cli.sweeps import plan
 
 CONFIG = schema.Config()
 
@@ -259,6 +260,18 @@ def test_unwritable_outputs_are_refused(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(Refused, match="outputs="):
         runs.create(CONFIG, tmp_path)
+
+
+def test_a_disk_that_is_full_is_left_without_a_new_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, content: object) -> None:
+        raise Refused(f"{path} could not be written (No space left on device).")
+
+    monkeypatch.setattr(runs, "write_atomically", full)
+    sweep = plan.Plan("train", (), (), "grid", ((),), (), 1)
+    for begin in (lambda: runs.create(CONFIG, tmp_path), lambda: plan.begin(tmp_path / "sweep", sweep)):
+        with pytest.raises(Refused, match="No space left"):
+            begin()
+        assert list(tmp_path.iterdir()) == []
 
 
 def test_outputs_that_is_a_file_is_refused(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ start from, as seen from the sweep's folder: the two may be moved together. Impo
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -66,7 +67,12 @@ def begin(folder: Path, plan: Plan) -> Plan:
         owner = {"pid": os.getpid(), "host": platform.node(), "started": datetime.now().astimezone().isoformat()}
         owner["from"] = os.path.relpath(Path.cwd(), folder.resolve())
         values = {"format": FORMAT, **asdict(plan), **owner}
-        runs.write_atomically(folder / NAME, json.dumps(values, indent=1) + "\n")
+        try:
+            runs.write_atomically(folder / NAME, json.dumps(values, indent=1) + "\n")
+        except Refused:
+            with contextlib.suppress(OSError):
+                folder.rmdir()  # a new one, in which nothing is
+            raise
     return plan
 
 
