@@ -116,10 +116,10 @@ def make_folder(path: Path, setting: str) -> Path:
     """A folder that can be written, made if it is not there; raises Refused naming the setting that chose it."""
     try:
         path.mkdir(parents=True, exist_ok=True)
-        if not os.access(path, os.W_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
         raise Refused(f"{path} cannot be made ({error.strerror}): set {setting}=FOLDER.") from error
+    if not os.access(path, os.W_OK):
+        raise Refused(f"{path} cannot be written: set {setting}=FOLDER.")
     return path
 
 

@@ -274,6 +274,12 @@ def test_a_disk_that_is_full_is_left_without_a_new_folder(tmp_path: Path, monkey
         assert list(tmp_path.iterdir()) == []
 
 
+def test_a_folder_that_is_there_and_cannot_be_written_is_not_said_to_be_absent(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(Refused, match=f"^{re.escape(str(tmp_path))} cannot be written: set output=FOLDER.$"):
+        runs.make_folder(tmp_path, "output")
+
+
 def test_outputs_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(Refused, match="outputs="):

@@ -60,8 +60,10 @@ def run(config: command_sections.Combine) -> dict[str, Any]:
         "digest": forward.data.digest(config.split),
     }
     name = file_name("combined", config, f"with-{backward.run.name}")
-    write_atomically(forward.run.path / name, json.dumps(result, indent=2) + "\n")
-    tables.show(tables.result_table(result))
+    try:
+        write_atomically(forward.run.path / name, json.dumps(result, indent=2) + "\n")
+    finally:  # also where the run folder is someone else's, or the disk full
+        tables.show(tables.result_table(result))
     print(f"Written to {forward.run.path / name}")
     return result
 

@@ -74,8 +74,10 @@ def run(config: command_sections.Evaluate) -> dict[str, Any]:
     if other is not None:
         result |= {"against": str(other.run.path), "against_error": compared.error()}
     name = file_name("evaluation", config, f"against-{other.run.name}" if other else "")
-    write_atomically(found.path / name, json.dumps(result, indent=2) + "\n")
-    tables.show(tables.result_table(result))
+    try:
+        write_atomically(found.path / name, json.dumps(result, indent=2) + "\n")
+    finally:  # also where the run folder is someone else's, or the disk full
+        tables.show(tables.result_table(result))
     print(f"Written to {found.path / name}")
     return result
 

@@ -53,8 +53,10 @@ def run(config: command_sections.McAverage) -> list[dict[str, Any]]:
     writer.writerows(rows)
     settings = changes(config, "checkpoint", "max_samples", "average", "seed", "repeats")
     table = folder / ("-".join(["mc-average", config.split, *settings]) + ".csv")
-    write_atomically(table, text.getvalue())
-    picture = mc_curve(rows, table.with_suffix(".png"))
-    tables.show(tables.mc_table(rows))
+    try:
+        write_atomically(table, text.getvalue())
+        picture = mc_curve(rows, table.with_suffix(".png"))
+    finally:  # also where the disk is full
+        tables.show(tables.mc_table(rows))
     print(f"Written to {table} and {picture}")
     return rows

@@ -9,8 +9,8 @@ import shutil
 import pytest
 from PIL import Image
 
-from attn_cli.commands import evaluate
-from attn_cli.config.command_sections import Evaluate
+from attn_cli.commands import evaluate, mc_average
+from attn_cli.config.command_sections import Evaluate, McAverage
 from attn_cli.errors import Refused
 
 
@@ -77,6 +77,22 @@ def test_eval_compares_with_another_run_on_the_same_images(trained, tmp_path, mo
     assert low < values["gain"] < high
     with pytest.raises(Refused, match="different data"):
         error(run, littered)
+
+
+def test_the_numbers_of_a_run_that_cannot_be_written_to_are_shown(trained, monkeypatch, capsys):
+    def full(path, content):
+        raise Refused(f"{path} could not be written.")
+
+    monkeypatch.setenv("ATTN_DATA", str(trained.data))
+    (run,) = trained.runs()
+    for command, config in (
+        (evaluate, Evaluate(run=str(run), repeats=2, device="cpu", threads=1)),
+        (mc_average, McAverage(run=str(run), max_samples=2, repeats=2, device="cpu", threads=1)),
+    ):
+        monkeypatch.setattr(command, "write_atomically", full)
+        with pytest.raises(Refused, match="could not be written"):
+            command.run(config)
+        assert "error" in capsys.readouterr().out
 
 
 def test_evaluations_with_other_settings_have_files_of_their_own(trained, tmp_path):
