@@ -322,16 +322,17 @@ def test_versions() -> None:
 
 
 def test_command_lists_runs(tmp_path: Path, capsys) -> None:
-    done, damaged, running, unknown = (runs.create(CONFIG, tmp_path) for _ in range(4))
+    done, damaged, running, unknown, edited = (runs.create(CONFIG, tmp_path) for _ in range(5))
     done.set_status("finished")
     done.write_result({"val_error": 1.234, "test_error": 1.5, "seconds": 61})
     (damaged.path / "config.yaml").write_text("- [")
     (unknown.path / "status.json").write_text("{}")
+    edited.write_result({"val_error": 1.234, "test_error": "1,5"})
     assert command.main(["--outputs", str(tmp_path)]) == 0
     lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.strip()}
     for text in ("ram", "mnist", " 6 ", "1.23", "1.50", "1 min 01 s", "finished"):
         assert text in lines[done.name]
-    assert "damaged" in lines[damaged.name] and "damaged" in lines[unknown.name]
+    assert all("damaged" in lines[run.name] for run in (damaged, unknown, edited))
     assert "running" in lines[running.name]
 
 

@@ -39,6 +39,8 @@ def row(run: Run) -> dict[str, Any]:
         config, result = run.raw_config(), run.result() or {}
     except Refused:
         status = {"status": "damaged"}
+    if not all(isinstance(result.get(key), int | float | None) for key in ("val_error", "test_error", "seconds")):
+        result, status = {}, {"status": "damaged"}
     seconds = result.get("seconds")
     return {
         "run": run.name,
