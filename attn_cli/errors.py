@@ -7,7 +7,10 @@ stderr without a traceback and exits with `exit_code`. Imports nothing, so that 
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
+
+NO_LOCKS = (errno.EBADF, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # what file systems without locks say
 
 
 class Refused(Exception):

@@ -30,7 +30,7 @@ import yaml
 
 import attn_cli
 from attn_cli.config import schema
-from attn_cli.errors import Refused, nearest
+from attn_cli.errors import NO_LOCKS, Refused, nearest
 
 STATUSES = ("running", "finished", "failed", "interrupted", "terminated")
 LARGEST_SMALL_FILE = 4 << 20  # bytes; a config or status file beyond this is not one of ours
@@ -135,7 +135,7 @@ def locked(folder: Path, taken: str | None = None) -> Iterator[None]:
         except BlockingIOError as error:
             raise Refused(str(taken)) from error
         except OSError as error:
-            if error.errno not in (errno.EBADF, errno.ENOLCK, errno.EOPNOTSUPP):  # what file systems without locks say
+            if error.errno not in NO_LOCKS:
                 raise
         yield
     finally:

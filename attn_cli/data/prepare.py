@@ -11,7 +11,7 @@ from pathlib import Path
 from attn_cli.data import prepared, writing
 from attn_cli.data.download import Original, checked_file, download
 from attn_cli.data.prepared import Prepared
-from attn_cli.errors import Refused, nearest
+from attn_cli.errors import NO_LOCKS, Refused, nearest
 
 Log = Callable[[str], object]
 SOURCES = tuple(prepared.FORMS)
@@ -122,9 +122,12 @@ def _lock(path: Path, log: Log) -> Iterator[None]:
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             log(f"waiting for another process that prepares {path}")
             fcntl.flock(handle, fcntl.LOCK_EX)
+        except OSError as error:  # without a lock two may prepare at once; each renames a complete file
+            if error.errno not in NO_LOCKS:
+                raise
         yield
     finally:
         with suppress(OSError):

@@ -22,7 +22,7 @@ from typing import Any
 
 import attn_cli
 from attn_cli.config.fields import build
-from attn_cli.errors import Refused
+from attn_cli.errors import NO_LOCKS, Refused
 from attn_cli.inference.intervals import wilson
 from attn_cli.papers.cells import Table
 from attn_cli.runs import write_atomically
@@ -179,7 +179,11 @@ def _lock(table: Table) -> Iterator[None]:
     """One writer at a time: two commands may fill cells of one table."""
     OUTPUTS.mkdir(parents=True, exist_ok=True)
     with open(OUTPUTS / f".{_file(table)}.lock", "a") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
         yield
 
 

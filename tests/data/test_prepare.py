@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -10,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from attn_cli import runs
 from attn_cli.data import prepared
 from attn_cli.data.prepare import prepare
+from attn_cli.data.sources import digits
 from attn_cli.errors import Refused
 
 # Renders few digits; counts the file events below the data folder and dies at the one it is told to.
@@ -111,6 +114,19 @@ def test_a_damaged_file_is_made_again(tmp_path: Path) -> None:
     out, errors = start(tmp_path).communicate("\n")
     assert "as it is damaged" in out, errors
     prepared.read("digits", tmp_path)
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS])
+def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    def flock(handle: object, how: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    monkeypatch.setattr(digits, "COUNTS", {"train": 30, "validation": 10, "test": 10})
+    prepare("digits", tmp_path)
+    prepared.read("digits", tmp_path)
+    with runs.locked(tmp_path, "taken"):
+        pass
 
 
 def test_what_cannot_be_prepared(tmp_path: Path) -> None:
