@@ -45,8 +45,8 @@ def look(down_RNH: Tensor, across_RNW: Tensor, pixels_RYW: Tensor) -> tuple[Tens
     this form neither these nor their gradients read the pixels against their grain.
     """
     with exact():
-        columns = torch.bmm(across_RNW, pixels_RYW.permute(0, 2, 1)).view(down_RNH.shape[0], -1, down_RNH.shape[2])
-        return torch.bmm(down_RNH, columns.permute(0, 2, 1)), columns
+        columns = torch.bmm(across_RNW, pixels_RYW.transpose(1, 2)).view(down_RNH.shape[0], -1, down_RNH.shape[2])
+        return torch.bmm(down_RNH, columns.transpose(1, 2)), columns
 
 
 def look_back(
@@ -54,7 +54,7 @@ def look_back(
 ) -> tuple[Tensor, Tensor]:
     """The gradients of `down` and `across` from that of what was seen."""
     with exact():
-        of_columns = torch.bmm(error.permute(0, 2, 1), down_RNH).view(*across_RNW.shape[:2], -1)
+        of_columns = torch.bmm(error.transpose(1, 2), down_RNH).view(*across_RNW.shape[:2], -1)
         return torch.bmm(error, columns), torch.bmm(of_columns, pixels_RYW)
 
 

@@ -18,10 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.checkpoint import CheckpointPolicy
-
-from attn_cli.glimpses.gaussian import look, look_back
 
 aten = torch.ops.aten
 
@@ -82,7 +79,7 @@ def compiled(function: Callable[..., Any], graph: bool = False) -> Callable[...,
 
     functorch.aggressive_recomputation = True
     inductor.joint_custom_post_pass = improve
-    inductor.post_grad_custom_post_pass = finish
+    inductor.post_grad_custom_post_pass = split_bias
     logging.getLogger("torch._inductor").setLevel(logging.ERROR)
     if not graph:
         return torch.compile(function, dynamic=False)
@@ -101,13 +98,6 @@ def improve(graph: fx.Graph) -> None:
     merge_products(graph)
     merge_sums(graph)
     graph.eliminate_dead_code()
-
-
-def finish(graph: fx.Graph) -> None:
-    """All passes on the graph of one direction."""
-    split_bias(graph)
-    if torch.get_float32_matmul_precision() == "highest":
-        unwrap_looks(graph)
 
 
 def save_looks(graph: fx.Graph) -> None:
@@ -143,8 +133,8 @@ def merge_sums(graph: fx.Graph) -> None:
 
 
 def split_bias(graph: fx.Graph) -> None:
-    """addmm(b, X, W) → mm(X, W) + b: on a CPU `addmm` copies the bias into its output first, while the addition joins
-    the element-wise loop that comes next.
+    """addmm(b, X, W) → mm(X, W) + b, on the graph of one direction: on a CPU `addmm` copies the bias into its output
+    first, while the addition joins the element-wise loop that comes next.
     """
     nodes: list[Any] = list(graph.nodes)
     for node in nodes:
@@ -156,25 +146,6 @@ def split_bias(graph: fx.Graph) -> None:
         with graph.inserting_before(node):
             total = _call(graph, aten.add.Tensor, _call(graph, aten.mm.default, x, weight), bias)
         node.replace_all_uses_with(total)
-        graph.erase_node(node)
-
-
-def unwrap_looks(graph: fx.Graph) -> None:
-    """The products of `attn::look` and `attn::look_back` as they are: where no product is of half precision they need
-    no operator of their own, whose call takes as long as a small product. (Of the ways to transpose, a graph as late
-    as this knows `permute` alone.)
-    """
-    for node in list(graph.nodes):
-        products: Any = {"attn.look.default": look, "attn.look_back.default": look_back}.get(str(node.target))
-        if products is None:
-            continue
-        inside = make_fx(products)(*(value.meta["val"] for value in node.args)).graph
-        given = dict(zip(inside.find_nodes(op="placeholder"), node.args, strict=True))
-        with graph.inserting_before(node):
-            outputs: Any = graph.graph_copy(inside, given)
-        for part in list(node.users):
-            part.replace_all_uses_with(outputs[part.args[1]])
-            graph.erase_node(part)
         graph.erase_node(node)
 
 
