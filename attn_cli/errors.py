@@ -13,6 +13,11 @@ from collections.abc import Iterable
 NO_LOCKS = (errno.EBADF, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # what file systems without locks say
 
 
+def install(extra: str) -> str:
+    """How to get the packages of an extra, from a wheel or in a checkout."""
+    return f"install attn-cli[{extra}], in a checkout with pip install -c constraints.txt -e '.[{extra}]'"
+
+
 class Refused(Exception):
     """Bad input or a fault that `attn` recognises; `str(error)` is one complete sentence."""
 

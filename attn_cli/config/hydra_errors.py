@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from attn_cli.config import schema
 from attn_cli.config.fields import nearest_key
-from attn_cli.errors import Refused, nearest
+from attn_cli.errors import Refused, install, nearest
 
 # What Hydra raises for a configuration that does not compose; some of its checks raise plain ValueErrors.
 ERRORS = (HydraException, OmegaConfBaseException, ValueError)
@@ -33,6 +33,8 @@ def refusal(error: Exception, config: type, folder: Path, overrides: Sequence[st
     if isinstance(error, MissingConfigException):
         return _missing_config(error, folder)
     if isinstance(error, OverrideParseException):
+        if "=~" in error.override:
+            return Refused(f"{error.override}: ~ stands for nothing here; write the folder in full, or $HOME.")
         return Refused(
             f"{error.override!r} is not understood; write KEY=VALUE, and quote a value with commas or brackets, "
             "such as \"run='a, b'\"."
@@ -83,8 +85,7 @@ def _missing_config(error: MissingConfigException, folder: Path) -> Refused:
     if not group:
         return Refused(f"There is no config {path!r} in {folder}.")
     if path in EXTRAS:
-        extra = f"pip install -c constraints.txt -e '.[{EXTRAS[path]}]'"
-        return Refused(f"{group}={name} needs a package that is not installed: {extra}.")
+        return Refused(f"{group}={name} needs a package that is not installed: {install(EXTRAS[path])}.")
     offered = {*(error.options or ()), *choices(folder, group)}
     return Refused(f"{group}={name} is not available.{nearest(name, offered)}")
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from hydra.core.override_parser.types import Override
 
-from attn_cli.errors import Refused
+from attn_cli.errors import Refused, install
 from attn_cli.sweeps import space
 
 NAME = "sweep"
@@ -60,10 +60,7 @@ class Study:
     @staticmethod
     def check_installed() -> None:
         if find_spec("optuna") is None:
-            raise Refused(
-                "hydra/sweeper=optuna needs Optuna, which is not installed: "
-                "pip install -c constraints.txt -e '.[sweeps]'."
-            )
+            raise Refused(f"hydra/sweeper=optuna needs Optuna, which is not installed: {install('sweeps')}.")
 
     def asked(self) -> int:
         return len(self.study.get_trials(deepcopy=False))

@@ -56,6 +56,7 @@ MODELS = (
             "trainer.parallel_lrs=[0.1,0.2] for a list.",
         ),
         (["glimpses=range(2,8)"], "glimpses.count=range(2,8) names several values: add -m to run each."),
+        (["outputs=~/runs"], "outputs=~/runs: ~ stands for nothing here; write the folder in full, or $HOME."),
         (["model.sigma=[1"], "'model.sigma=[1' is not understood; write KEY=VALUE"),
         (["data.root=${nope}"], "data.root cannot be resolved: Interpolation key 'nope' not found."),
         (["--config-dir", "nowhere"], "--config-dir: there is no folder "),

@@ -70,5 +70,5 @@ def test_a_launcher_that_is_not_installed_names_the_extra(work, capsys) -> None:
     assert work("seed=1,2", "hydra/launcher=slurm") == 1
     assert capsys.readouterr().err == (
         "attn train: hydra/launcher=submitit_slurm needs a package that is not installed: "
-        "pip install -c constraints.txt -e '.[sweeps]'.\n"
+        "install attn-cli[sweeps], in a checkout with pip install -c constraints.txt -e '.[sweeps]'.\n"
     )

@@ -149,6 +149,6 @@ def test_without_optuna_the_extra_is_named_and_nothing_is_left(work, capsys, mon
     assert work(*WORDS) == 1
     assert capsys.readouterr().err == (
         "attn train: hydra/sweeper=optuna needs Optuna, which is not installed: "
-        "pip install -c constraints.txt -e '.[sweeps]'.\n"
+        "install attn-cli[sweeps], in a checkout with pip install -c constraints.txt -e '.[sweeps]'.\n"
     )
     assert not (work.folder / "outputs").exists()
