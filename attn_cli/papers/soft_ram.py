@@ -71,6 +71,7 @@ FIT = (*FAR_LONGER, "model.refit=true")
 SHARP_PAIR = (*ABSOLUTE, "optimizer.attention=0.2", SHARP)
 CONVOLVED = "model.glimpse=conv"
 BLIND = ("model.noise=0.05", "optimizer.attention=0.1", "trainer.epochs=35")
+DRAWN = ("optimizer.attention=0.3", "trainer.epochs=100")
 LONG = (*EVERY, "optimizer.attention=0.1", "trainer.epochs=160")
 WARPED = (
     *EVERY,
@@ -104,11 +105,16 @@ def _draw(count: int, lesson_epochs: int, published: float, *overrides: str, min
     """DRAW, begun from small scenes."""
     experiment, first = f"soft_ram/table1_draw_{count}", f"small-scenes-draw-{count}"
     small = Train(experiment, (*SMALL, f"trainer.epochs={lesson_epochs}"), cpu=3 * MINUTE)
-    train = Train(experiment, ("optimizer.attention=0.3", *overrides), start=first, cpu=minutes * MINUTE)
+    train = Train(experiment, overrides, start=first, cpu=minutes * MINUTE)
     return (
         Cell(first, f"lesson: DRAW, {count} glimpses, one digit with 4 pieces, 72×72", small, lesson=True),
         _cell(f"draw-{count}", f"Gregor et al., {count} glimpses", train, published),
     )
+
+
+def _draw_on(start: str) -> Train:
+    """DRAW with four glimpses, for as many epochs again."""
+    return Train("soft_ram/table1_draw_4", DRAWN, start=start, cpu=30 * MINUTE)
 
 
 def _bird(name: str, title: str, how: How, accuracy: float) -> Cell:
@@ -157,8 +163,10 @@ TABLES = (
         (
             _cell("ram-4", "Mnih et al., 4 glimpses", Same("ram/2b/4-glimpses"), 9.41),
             _cell("ram-8", "Mnih et al., 8 glimpses", Same("ram/2b/8-glimpses"), 8.11),
-            *_draw(4, 8, 4.18, "trainer.epochs=100", minutes=30),
-            *_draw(8, 5, 3.36, minutes=33),
+            *_draw(4, 8, 4.18, *DRAWN, minutes=30),
+            Cell("draw-4-longer", "the same, for longer", _draw_on("draw-4")),
+            Cell("draw-4-longest", "and on", _draw_on("draw-4-longer")),
+            *_draw(8, 5, 3.36, "optimizer.attention=0.3", minutes=33),
             Cell(
                 "small-scenes",
                 "lesson: one digit with 4 pieces, 72×72",
