@@ -61,6 +61,16 @@ def test_links_and_pictures_exist(repository: Path) -> None:
         assert (repository / target).exists(), target
 
 
+@pytest.mark.parametrize("name", ["README.md", "RESULTS.md"])
+def test_links_within_a_page_lead_to_a_heading(repository: Path, name: str) -> None:
+    text = re.sub(r"^```.*?^```", "", (repository / name).read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.*)", text, re.MULTILINE)
+    anchors = [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings]
+    links = re.findall(r"\]\(#([^)]+)\)", text)
+    assert len(links) > 20 and set(links) <= set(anchors)
+    assert len(anchors) == len(set(anchors))  # a second one of a name would be reached by another link
+
+
 def test_every_column_and_key_is_explained() -> None:
     """The glossary names every column of metrics.csv, every key of result.json and of the bench."""
     from attn_cli.learning.reporting import COLUMNS, SOMETIMES
