@@ -183,9 +183,9 @@ def sweep_summary(rows: Iterable[Row]) -> list[dict[str, Any]]:
 
     A run is `overrides` (key → value, `seed` among them), `val_error`, `test_error`, `seconds`, `status`, and if known
     `glimpses` and, of a model that stops by itself, `mean_glimpses`, which a setting has as means. A setting is
-    `overrides` (without seed), `seeds` (how many runs have an error), `val_error` and `test_error` (means) and their
-    `_std` (sample standard deviation, None below two runs), `seconds` (mean), `status` (those of its runs, counted).
-    Settings without any validation error come last.
+    `overrides` (without seed), `seeds` (how many have an error; runs of one seed count once), `val_error` and
+    `test_error` (means) and their `_std` (sample standard deviation, None below two seeds), `seconds` (mean), `status`
+    (those of its runs, counted). Settings without any validation error come last.
     """
     settings: dict[tuple[tuple[str, str], ...], list[Row]] = {}
     for row in rows:
@@ -194,11 +194,13 @@ def sweep_summary(rows: Iterable[Row]) -> list[dict[str, Any]]:
     summary = []
     for key, jobs in settings.items():
         line: dict[str, Any] = {"overrides": dict(key)}
+        known = [job for job in jobs if _measured(job.get("val_error")) or _measured(job.get("test_error"))]
+        seeds = {job["overrides"].get("seed"): job for job in reversed(known)}
         for name in ("val_error", "test_error"):
-            values = [float(job[name]) for job in jobs if _measured(job.get(name))]
+            values = [float(job[name]) for job in seeds.values() if _measured(job.get(name))]
             line[name] = fmean(values) if values else None
             line[f"{name}_std"] = stdev(values) if len(values) > 1 else None
-        line["seeds"] = sum(_measured(job.get("val_error")) or _measured(job.get("test_error")) for job in jobs)
+        line["seeds"] = len(seeds)
         for name in ("glimpses", "mean_glimpses"):
             counts = [float(job[name]) for job in jobs if job.get(name) is not None]
             line[name] = fmean(counts) if counts else None

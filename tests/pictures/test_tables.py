@@ -115,6 +115,13 @@ def test_evaluations_on_the_test_set_count_as_seeds() -> None:
     assert cells(as_text(sweep_table(jobs)))[1:] == [["–", "2.00 ± 1.41", "2", "–", "finished"]]
 
 
+def test_runs_of_one_seed_count_once() -> None:
+    """Such as those of seed=1,2 with trainer.parallel_seeds=2: seed 2 is trained twice."""
+    rows = [(1, 1.0), (2, float("nan")), (2, 2.0), (3, 3.0), (3, 3.5)]
+    jobs = [{"overrides": {"seed": str(s)}, "val_error": error, "status": "finished"} for s, error in rows]
+    assert cells(as_text(sweep_table(jobs)))[1:] == [["2.00 ± 1.00", "–", "3", "–", "finished"]]
+
+
 def test_sweep_over_seeds_alone_is_one_row() -> None:
     jobs = [{"overrides": {"seed": s}, "val_error": float(s), "status": "finished"} for s in (1, 2, 3)]
     assert cells(as_text(sweep_table(jobs)))[1:] == [["2.00 ± 1.00", "–", "3", "–", "finished"]]
