@@ -10,22 +10,20 @@ anywhere else into outputs/reproduce/measured, which is read beside it.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import fcntl
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import attn_cli
 from attn_cli.config.fields import build
-from attn_cli.errors import NO_LOCKS, Refused
+from attn_cli.errors import Refused
 from attn_cli.inference.intervals import wilson
 from attn_cli.papers.cells import Table
-from attn_cli.runs import write_atomically
+from attn_cli.runs import locked, write_atomically
 
 OUTPUTS = Path("outputs") / "reproduce"  # in the current folder
 PACKAGED = Path(attn_cli.__file__).resolve().parent / "papers" / "measured"
@@ -86,7 +84,7 @@ def add(table: Table, cell: str, record: Record) -> None:
     folder = writable()
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / _file(table)
-    with _lock(table):
+    with locked(folder):  # two commands may fill cells of one table
         records = _read(path, table)
         if {*record.seeds} & seeds(load(table).get(cell, [])):
             return
@@ -172,19 +170,6 @@ def _record(values: Any, cell: str) -> Record:
         if numbers is not None and len(numbers) != length:
             raise Refused(f"{cell}.{name} must be {length} numbers, not {list(numbers)}.")
     return record
-
-
-@contextlib.contextmanager
-def _lock(table: Table) -> Iterator[None]:
-    """One writer at a time: two commands may fill cells of one table."""
-    OUTPUTS.mkdir(parents=True, exist_ok=True)
-    with open(OUTPUTS / f".{_file(table)}.lock", "a") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        except OSError as error:
-            if error.errno not in NO_LOCKS:
-                raise
-        yield
 
 
 def _weight(record: Record) -> int:

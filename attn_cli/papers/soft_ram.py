@@ -95,6 +95,12 @@ def _pair(name: str, title: str, start: str | tuple[str, ...], minutes: int, *ov
     return Cell(name, title, train)
 
 
+def _warped(name: str, title: str, experiment: str, start: str, epochs: int, minutes: int, *overrides: str) -> Cell:
+    """A reader of one digit from others, trained on warped digits."""
+    given = (*WARPED, f"trainer.epochs={epochs}", *overrides)
+    return Cell(name, title, Train(f"soft_ram/table1_{experiment}", given, start=start, cpu=minutes * MINUTE))
+
+
 def _lesson(name: str, title: str, start: str, minutes: int, *overrides: str) -> Cell:
     """Where to look, learned on scenes of one kind after another."""
     train = Train("soft_ram/table1_context", overrides, start=start, cpu=minutes * MINUTE)
@@ -185,15 +191,14 @@ TABLES = (
                 Train("soft_ram/table1_no_context", BLIND, start="small-scenes-no-context", cpu=13 * MINUTE),
                 3.29,
             ),
-            Cell(
+            _warped(
                 "no-context-conv",
                 "without context, from a convolutional reader of pairs, warped training digits",
-                Train(
-                    "soft_ram/table1_no_context",
-                    (*WARPED, "trainer.epochs=60", CONVOLVED),
-                    start="soft_ram/2/pair-conv-longer",
-                    cpu=22 * MINUTE,
-                ),
+                "no_context",
+                "soft_ram/2/pair-conv-longer",
+                60,
+                22,
+                CONVOLVED,
             ),
             _averaged("no-context-conv"),
             Cell(
@@ -208,12 +213,13 @@ TABLES = (
                 1.80,
             ),
             _averaged("context"),
-            Cell(
+            _warped(
                 "context-warped",
                 "with context, training digits turned, sheared and resized a little",
-                Train(
-                    "soft_ram/table1_context", (*WARPED, "trainer.epochs=100"), start="context-first", cpu=58 * MINUTE
-                ),
+                "context",
+                "context-first",
+                100,
+                58,
             ),
             _averaged("context-warped"),
             Cell(
@@ -227,38 +233,28 @@ TABLES = (
                 "with context 40×40, first run",
                 Train("soft_ram/table1_context", (*FIRST, SHARP), start="small-scenes-40", cpu=6 * MINUTE),
             ),
-            Cell(
+            _warped(
                 "context-40",
                 "with context 40×40, training digits turned, sheared and resized a little",
-                Train(
-                    "soft_ram/table1_context",
-                    (*WARPED, "trainer.epochs=150", SHARP),
-                    start="context-first-40",
-                    cpu=107 * MINUTE,
-                ),
+                "context",
+                "context-first-40",
+                150,
+                107,
+                SHARP,
             ),
             _averaged("context-40"),
-            Cell(
+            _warped(
                 "context-conv",
                 "with context 40×40, from a convolutional reader of pairs, warped training digits",
-                Train(
-                    "soft_ram/table1_context",
-                    (*WARPED, "trainer.epochs=40", SHARP, CONVOLVED),
-                    start="soft_ram/2/pair-conv",
-                    cpu=25 * MINUTE,
-                ),
+                "context",
+                "soft_ram/2/pair-conv",
+                40,
+                25,
+                SHARP,
+                CONVOLVED,
             ),
             _averaged("context-conv"),
-            Cell(
-                "context-conv-longer",
-                "the same, for longer",
-                Train(
-                    "soft_ram/table1_context",
-                    (*WARPED, "trainer.epochs=25", SHARP, CONVOLVED),
-                    start="context-conv",
-                    cpu=16 * MINUTE,
-                ),
-            ),
+            _warped("context-conv-longer", "the same, for longer", "context", "context-conv", 25, 16, SHARP, CONVOLVED),
             _averaged("context-conv-longer"),
         ),
         versions=(SSCI,),
