@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import time
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from attn_cli.commands.file_names import file_name
+from attn_cli.commands.file_names import file_name, write_result
 from attn_cli.config import command_sections
 from attn_cli.data.splits import Pictures
 from attn_cli.devices import choose_device, prepare_cpu, within_memory
@@ -19,8 +18,7 @@ from attn_cli.inference.intervals import wilson
 from attn_cli.inference.monte_carlo import evaluation_noise, paired_interval
 from attn_cli.inference.sequences import Reading, focused, read
 from attn_cli.learning.restore import Restored, check_focus, check_same_images, check_sampling, restore
-from attn_cli.pictures import tables
-from attn_cli.runs import open_run, write_atomically
+from attn_cli.runs import open_run
 
 
 @within_memory
@@ -60,11 +58,7 @@ def run(config: command_sections.Combine) -> dict[str, Any]:
         "digest": forward.data.digest(config.split),
     }
     name = file_name("combined", config, f"with-{backward.run.name}")
-    try:
-        write_atomically(forward.run.path / name, json.dumps(result, indent=2) + "\n")
-    finally:  # also where the run folder is someone else's, or the disk full
-        tables.show(tables.result_table(result))
-    print(f"Written to {forward.run.path / name}")
+    write_result(forward.run.path / name, result)
     return result
 
 

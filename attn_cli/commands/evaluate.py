@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import time
 from typing import Any, cast
 
 from torch import Tensor
 
-from attn_cli.commands.file_names import file_name
+from attn_cli.commands.file_names import file_name, write_result
 from attn_cli.config import command_sections
 from attn_cli.data.photos import Birds
 from attn_cli.data.splits import Pictures
@@ -18,8 +17,7 @@ from attn_cli.games import players
 from attn_cli.inference.attention import attention
 from attn_cli.inference.monte_carlo import Evaluation, evaluate, evaluate_views, paired_interval
 from attn_cli.learning.restore import Restored, check_focus, check_same_images, check_sampling, restore
-from attn_cli.pictures import tables
-from attn_cli.runs import Run, latest, open_run, write_atomically
+from attn_cli.runs import Run, latest, open_run
 
 
 @within_memory
@@ -74,11 +72,7 @@ def run(config: command_sections.Evaluate) -> dict[str, Any]:
     if other is not None:
         result |= {"against": str(other.run.path), "against_error": compared.error()}
     name = file_name("evaluation", config, f"against-{other.run.name}" if other else "")
-    try:
-        write_atomically(found.path / name, json.dumps(result, indent=2) + "\n")
-    finally:  # also where the run folder is someone else's, or the disk full
-        tables.show(tables.result_table(result))
-    print(f"Written to {found.path / name}")
+    write_result(found.path / name, result)
     return result
 
 

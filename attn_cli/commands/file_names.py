@@ -1,4 +1,4 @@
-"""What the files of commands that evaluate are called in a run folder: other settings, another file."""
+"""What commands that evaluate write into a run folder, and what it is called: other settings, another file."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import hashlib
 import json
 from contextlib import suppress
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from attn_cli.commands.data import config_of
 from attn_cli.config import schema
 from attn_cli.config.command_sections import Combine, Evaluate
 from attn_cli.errors import Refused
+from attn_cli.pictures import tables
+from attn_cli.runs import write_atomically
 
 
 def file_name(what: str, config: Evaluate | Combine, *others: str) -> str:
@@ -31,6 +34,15 @@ def file_name(what: str, config: Evaluate | Combine, *others: str) -> str:
         settings = json.dumps(schema.to_dict(config.data), sort_keys=True)
         parts.append(hashlib.sha256(settings.encode()).hexdigest()[:8])
     return "-".join(part for part in parts if part) + ".json"
+
+
+def write_result(path: Path, result: dict[str, Any]) -> None:
+    """Write and show what was measured; show it even where it cannot be written, as in a run folder of someone else."""
+    try:
+        write_atomically(path, json.dumps(result, indent=2) + "\n")
+    finally:
+        tables.show(tables.result_table(result))
+    print(f"Written to {path}")
 
 
 def changes(config: Any, *keys: str) -> list[str]:

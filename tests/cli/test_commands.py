@@ -9,7 +9,7 @@ import shutil
 import pytest
 from PIL import Image
 
-from attn_cli.commands import evaluate, mc_average
+from attn_cli.commands import evaluate, file_names, mc_average
 from attn_cli.config.command_sections import Evaluate, McAverage
 from attn_cli.errors import Refused
 
@@ -85,11 +85,11 @@ def test_the_numbers_of_a_run_that_cannot_be_written_to_are_shown(trained, monke
 
     monkeypatch.setenv("ATTN_DATA", str(trained.data))
     (run,) = trained.runs()
-    for command, config in (
-        (evaluate, Evaluate(run=str(run), repeats=2, device="cpu", threads=1)),
-        (mc_average, McAverage(run=str(run), max_samples=2, repeats=2, device="cpu", threads=1)),
+    for command, writer, config in (
+        (evaluate, file_names, Evaluate(run=str(run), repeats=2, device="cpu", threads=1)),
+        (mc_average, mc_average, McAverage(run=str(run), max_samples=2, repeats=2, device="cpu", threads=1)),
     ):
-        monkeypatch.setattr(command, "write_atomically", full)
+        monkeypatch.setattr(writer, "write_atomically", full)
         with pytest.raises(Refused, match="could not be written"):
             command.run(config)
         assert "error" in capsys.readouterr().out
