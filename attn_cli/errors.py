@@ -15,7 +15,8 @@ NO_LOCKS = (errno.EBADF, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # what f
 
 def install(extra: str) -> str:
     """How to get the packages of an extra, from a wheel or in a checkout."""
-    return f"install attn-cli[{extra}], in a checkout with pip install -c constraints.txt -e '.[{extra}]'"
+    pins = "" if extra == "ray" else "-c constraints.txt "  # Ray's packages want other versions than those
+    return f"install attn-cli[{extra}], in a checkout with pip install {pins}-e '.[{extra}]'"
 
 
 class Refused(Exception):

@@ -127,6 +127,9 @@ def _unknown_hydra_key(key: str, folder: Path) -> Refused:
                 users.setdefault(f"{group.replace('/', '.')}.{name}", []).append(f"{group}={choice}")
     if choices := users.get(key):
         return Refused(f"{key} is not a key of what is chosen here: it is for {' or '.join(sorted(choices))}.")
+    for user, choices in users.items():
+        if choices and key.startswith(f"{user}."):  # such as hydra.launcher.ray.remote.num_cpus
+            return Refused(f"{key} is not set in {' or '.join(sorted(choices))}; write +{key}=VALUE to add it.")
     return Refused(f"{key} is not a known key.{nearest_key(key, users)}")
 
 

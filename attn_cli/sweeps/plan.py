@@ -14,6 +14,7 @@ import contextlib
 import json
 import os
 import platform
+import re
 import shlex
 from collections import Counter
 from collections.abc import Sequence
@@ -28,7 +29,7 @@ from attn_cli.errors import Refused, nearest
 FORMAT = 1
 NAME = "sweep.json"
 KEY = "resume_sweep"
-LAUNCHER = ("hydra/launcher=", "hydra.launcher.")  # words that say how jobs are run, not which
+LAUNCHER = re.compile(r"[+~]*hydra(/launcher=|\.launcher\.)")  # of words that say how jobs are run, not which
 SHOWN = 3  # differences in a message
 
 Words = tuple[str, ...]
@@ -119,8 +120,8 @@ def continued(recorded: Plan, words: Sequence[str]) -> Words:
     """The overrides to go on with: those given, and for each kind of which none is given (which jobs; how they are
     run) the recorded ones.
     """
-    kinds = [[word for word in some if word.startswith(LAUNCHER)] for some in (words, recorded.overrides)]
-    which = [[word for word in some if not word.startswith(LAUNCHER)] for some in (words, recorded.overrides)]
+    kinds = [[word for word in some if LAUNCHER.match(word)] for some in (words, recorded.overrides)]
+    which = [[word for word in some if not LAUNCHER.match(word)] for some in (words, recorded.overrides)]
     return (*(which[0] or which[1]), *(kinds[0] or kinds[1]))
 
 

@@ -1,4 +1,4 @@
-"""Jobs in processes of their own: joblib, submitit on this machine, and what Slurm would be asked for."""
+"""Jobs in processes of their own: joblib, submitit and Ray on this machine, and what Slurm would be asked for."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from attn_cli.commands import entry
+from attn_cli.sweeps import plan
 
 CORES = len(os.sched_getaffinity(0))
 
@@ -54,6 +55,22 @@ def test_submitit_on_this_machine(work) -> None:
     assert threads(work, 1) == f"{share} {share}"
 
 
+def test_ray_on_this_machine(work) -> None:
+    pytest.importorskip("hydra_plugins.hydra_ray_launcher")
+    work.fates(s2="fail")
+    done = work.process("seed=1,2", "hydra/launcher=ray")
+    assert done.returncode == 1, done.stderr
+    assert [job["status"] for job in work.jobs()] == ["finished", "failed"]
+    work.fates()
+    work.ran()
+    resumed = work.process(
+        f"resume_sweep={work.sweep()}", "hydra/launcher=ray", "+hydra.launcher.ray.remote.num_cpus=2"
+    )
+    assert resumed.returncode == 0, resumed.stderr
+    assert len(work.ran()) == 1
+    assert [threads(work, 1), threads(work, 2)] == ["None 1", "None 2"]  # as Ray sets them
+
+
 def test_slurm_is_asked_for_what_the_configuration_says() -> None:
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     with initialize_config_dir(str(entry.conf_folder()), version_base="1.3"):
@@ -64,6 +81,18 @@ def test_slurm_is_asked_for_what_the_configuration_says() -> None:
     assert (launcher.timeout_min, launcher.array_parallelism, launcher.max_num_timeout) == (1440, 16, 0)
 
 
+def test_settings_that_a_launcher_passes_on_are_added_and_may_change_when_a_sweep_goes_on(work, capsys) -> None:
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    assert work("seed=1,2", "hydra/launcher=submitit_slurm", "hydra.launcher.additional_parameters.nice=1") == 1
+    assert capsys.readouterr().err == (
+        "attn train: hydra.launcher.additional_parameters.nice is not set in hydra/launcher=submitit_slurm; "
+        "write +hydra.launcher.additional_parameters.nice=VALUE to add it.\n"
+    )
+    recorded = plan.Plan("train", (), ("seed=1,2",), "grid", (), (), 2)
+    words = ["hydra/launcher=slurm", "+hydra.launcher.additional_parameters.nice=1"]
+    assert plan.continued(recorded, words) == ("seed=1,2", *words)
+
+
 def test_a_launcher_that_is_not_installed_names_the_extra(work, capsys) -> None:
     if find_spec("submitit"):
         pytest.skip("it is installed")
@@ -71,4 +100,14 @@ def test_a_launcher_that_is_not_installed_names_the_extra(work, capsys) -> None:
     assert capsys.readouterr().err == (
         "attn train: hydra/launcher=submitit_slurm needs a package that is not installed: "
         "install attn-cli[sweeps], in a checkout with pip install -c constraints.txt -e '.[sweeps]'.\n"
+    )
+
+
+def test_rays_launcher_that_is_not_installed_names_its_extra(work, capsys) -> None:
+    if find_spec("ray"):
+        pytest.skip("it is installed")
+    assert work("seed=1,2", "hydra/launcher=ray") == 1
+    assert capsys.readouterr().err == (
+        "attn train: hydra/launcher=ray needs a package that is not installed: "
+        "install attn-cli[ray], in a checkout with pip install -e '.[ray]'.\n"
     )
