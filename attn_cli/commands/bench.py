@@ -36,6 +36,7 @@ from attn_cli.learning.profiling import profile_steps, relative_error
 from attn_cli.learning.reporting import ProgressReport
 from attn_cli.learning.training import LEARNERS, fit, precision
 from attn_cli.models.build import build_model
+from attn_cli.models.parts import multiply_adds
 from attn_cli.runs import write_atomically
 
 CLIP = 5.0  # largest norm of the gradient
@@ -169,7 +170,7 @@ def measure_shape(
     data.steps = max(6, min(100, int(1 / seconds["step"])))
     loop = lightning_step(settings, data, learner, step, device)
     profiled = profile_steps(step, device) if device.type == "cuda" else None
-    adds = learner.model.multiply_adds(training=True) * samples * config.batch_size
+    adds = multiply_adds(learner.model.parts(), training=True, samples=samples) * config.batch_size
     row = {
         "shape": str(shape),
         "samples": samples,

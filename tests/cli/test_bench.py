@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from attn_cli.commands import bench
 from attn_cli.config import command_sections, schema
 from attn_cli.errors import Refused
 from attn_cli.learning.measuring import Clock
+from attn_cli.models.build import build_model
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +120,13 @@ def test_shapes_of_dram(name):
     row = bench.measure_shape(shape, settings, torch.device("cpu"), False)
     assert row["parallel_seeds"] == settings.parallel_seeds and row["parallel_ratio"] is None
     assert str(shape) == row["shape"] and row["peak_memory_mb"] > 50 and row["kernel_launches"] is None
-    labels = bench.SyntheticData(shape, 64, 1, torch.device("cpu")).labels
+    data = bench.SyntheticData(shape, 64, 1, torch.device("cpu"))
+    look = {"glimpses": schema.Glimpses(shape.glimpses, shape.size), "scales": schema.Scales(shape.scales)}
+    model: Any = build_model(schema.Config(model=shape.model, **look), data.info)
+    once = 3 * model.context_network.adds - model.context_network.convolutions.first_adds  # an image, for both paths
+    adds = 2 * model.multiply_adds(training=True) - once
+    assert row["multiply_adds_per_second"] == pytest.approx(row["images_per_second"] * adds)
+    labels = data.labels
     if shape.length:
         assert labels.shape == (64, 6) and (labels[:, 5] == 10).all() and (labels[:, :5] < 10).all()
     else:
