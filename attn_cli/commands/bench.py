@@ -150,7 +150,11 @@ def measure_shape(
         glimpses=schema.Glimpses(shape.glimpses, shape.size),
         scales=schema.Scales(shape.scales),
         trainer=schema.Trainer(
-            batch_size=config.batch_size, epochs=1, precision=config.precision, compile=config.compile
+            accelerator="gpu" if device.type == "cuda" else "cpu",
+            batch_size=config.batch_size,
+            epochs=1,
+            precision=config.precision,
+            compile=config.compile,
         ),
         optimizer=schema.Optimizer(lr=1e-4, clip=CLIP),  # slow: the labels are chance
     )

@@ -67,6 +67,16 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
             bench.run(command_sections.Bench(device=device, shapes=("28x28",)))
 
 
+def test_the_cpu_is_measured_where_there_is_a_gpu(monkeypatch):
+    """Lightning, too, is told which of the two: it would take the GPU."""
+    given = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(bench, "lightning_step", lambda settings, *_: given.append(settings.trainer.accelerator) or 1.0)
+    small = command_sections.Bench(device="cpu", shapes=("28x28",), batch_size=2, threads=1, seconds=0.01)
+    bench.measure_shape(bench.SHAPES["28x28"], small, torch.device("cpu"), False)
+    assert given == ["cpu"]
+
+
 def test_graphs_are_for_a_gpu():
     with pytest.raises(Refused, match="compile=graph is for a GPU .* use compile=on"):
         bench.run(command_sections.Bench(compile="graph", device="cpu", threads=1))
