@@ -29,7 +29,7 @@ from torch import Tensor
 from attn_cli import processes
 from attn_cli.config.arguments import pasted
 from attn_cli.errors import Refused
-from attn_cli.learning.checkpoints import is_better
+from attn_cli.learning.checkpoints import is_better, load
 from attn_cli.learning.loader import EpochBatches
 from attn_cli.learning.random_states import random_states, restore_random_states
 from attn_cli.learning.weights import check_optimizers
@@ -266,6 +266,17 @@ class Checkpoints(Checkpoint):
         if self._restored is not None:
             check_optimizers(trainer.optimizers, self._restored["optimizer_states"], str(trainer.ckpt_path))
 
+    def _still_there(self, best: Any) -> float | None:
+        """The best score of a checkpoint that is continued, if best.ckpt, which has it, can be used."""
+        if not isinstance(best, float):
+            return None
+        try:
+            load(self.folder / "best.ckpt")
+        except Refused as refused:
+            print(f"{refused} The best of the epochs to come takes its place.", flush=True)
+            return None
+        return best
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._saved_at = time.monotonic()
         restored, self._restored = self._restored, None
@@ -273,7 +284,7 @@ class Checkpoints(Checkpoint):
             return
         source = Path(str(trainer.ckpt_path))
         self._last_is_good = source.name == "last.ckpt"
-        self.best = restored["best"] if isinstance(restored["best"], float) else None
+        self.best = self._still_there(restored["best"])
         loader = trainer.train_dataloader
         if isinstance(loader, EpochBatches):
             # Lightning restores loaders within an epoch only, not between two.

@@ -210,21 +210,42 @@ def test_best_is_the_lowest_finite_error(tmp_path: Path) -> None:
     assert load(tmp_path / "last.ckpt")["attn"]["best"] == 5.0
 
 
-def test_best_survives_a_resume(tmp_path: Path) -> None:
-    fit(tmp_path, Learner(errors=(3.0,)), epochs=1)
-    learner = Learner(errors=(3.0, 4.0))
-    checkpoints = Checkpoints(tmp_path)
+def go_on(folder: Path, errors: tuple[float, ...]) -> Checkpoints:
+    """The rest of a run, up to the epoch of the last error."""
+    learner, checkpoints = Learner(errors=errors), Checkpoints(folder)
     trainer = pl.Trainer(
         accelerator="cpu",
-        max_epochs=2,
+        max_epochs=len(errors),
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         callbacks=[checkpoints],
         plugins=[VerifiedCheckpointIO(learner)],
     )
-    trainer.fit(learner, EpochBatches(Points(), 0, 4), ckpt_path=str(tmp_path / "last.ckpt"))
+    trainer.fit(learner, EpochBatches(Points(), 0, 4), ckpt_path=str(folder / "last.ckpt"))
+    return checkpoints
+
+
+def test_best_survives_a_resume(tmp_path: Path) -> None:
+    fit(tmp_path, Learner(errors=(3.0,)), epochs=1)
+    checkpoints = go_on(tmp_path, errors=(3.0, 4.0))
     assert (checkpoints.best, load(tmp_path / "best.ckpt")["epoch"]) == (3.0, 0)
+
+
+@pytest.mark.parametrize("keep", [0.5, 0, None])
+def test_a_best_checkpoint_that_cannot_be_used_is_named_and_another_takes_its_place(
+    tmp_path: Path, keep: float | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is left of best.ckpt; None: it is gone. Without another one the run could not be evaluated at its end."""
+    fit(tmp_path, Learner(errors=(3.0,)), epochs=1)
+    best = tmp_path / "best.ckpt"
+    content = best.read_bytes()
+    best.unlink()
+    if keep is not None:
+        best.write_bytes(content[: int(keep * len(content))])
+    checkpoints = go_on(tmp_path, errors=(3.0, 5.0, 4.0, 6.0))
+    assert (checkpoints.best, load(best)["epoch"]) == (4.0, 2)
+    assert f"{best} " in capsys.readouterr().out
 
 
 def test_training_without_validation_has_no_best(tmp_path: Path) -> None:
