@@ -129,7 +129,7 @@ def _load(file: io.BufferedReader, size: int) -> dict[str, Any]:
     first = file.read(8)
     (length,) = struct.unpack("<Q", first)
     if length > min(LARGEST_HEADER, size - 8):
-        if first[:4] == b"PK\x03\x04" or first[:1] == b"\x80":
+        if length > LARGEST_HEADER and (first[:4] == b"PK\x03\x04" or first[:1] == b"\x80"):  # not ours, cut off
             raise Damaged("it is a pickle, which could run code and is never read")
         raise Damaged(f"it announces a header of {length} bytes in a file of {size}")
     metadata, entries = _parse_header(file.read(length), size - 8 - length)

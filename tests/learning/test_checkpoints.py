@@ -356,6 +356,18 @@ class Payload:
         return (open, (str(self.target), "w"))
 
 
+def test_a_truncated_checkpoint_is_never_called_a_pickle(path: Path) -> None:
+    """A pickle may begin with the byte 0x80, and so does a header of such a length."""
+    lengths = set()
+    for entries in range(64):
+        save(path, {"w": torch.ones(5), "text": 8 * entries * "a"})
+        lengths.add(path.read_bytes()[0])
+        path.write_bytes(path.read_bytes()[:100])
+        with pytest.raises(Refused, match="announces a header"):
+            load(path)
+    assert 0x80 in lengths
+
+
 @pytest.mark.parametrize("form", ["torch zip", "torch legacy", "pickle", "protocol 0"])
 @pytest.mark.parametrize("forced", [False, True])
 def test_pickles_are_refused_and_not_run(path: Path, form: str, forced: bool, monkeypatch) -> None:
