@@ -12,7 +12,7 @@ from attn_cli.errors import Refused, Terminated
 from attn_cli.games.players import compared
 from attn_cli.inference.monte_carlo import evaluate
 from attn_cli.learning.checkpoints import load
-from attn_cli.learning.guards import Stopped
+from attn_cli.learning.guards import Stopped, evaluating
 from attn_cli.learning.learner import Learner
 from attn_cli.learning.restore import load_model
 from attn_cli.runs import Run, commit, versions
@@ -25,10 +25,11 @@ def evaluated(folder: Run, config: schema.Config, data: Data, learner: Learner, 
     best = folder.checkpoint("best")
     load_model(learner.model, load(best)["state_dict"], best)
     batch = config.trainer.eval_batch_size
-    outcomes = {
-        split: evaluate(learner.model, *data.fixed(split), repeats=REPEATS, seed=config.seed, batch_size=batch)
-        for split in ("validation", "test")
-    }
+    with evaluating(batch):
+        outcomes = {
+            split: evaluate(learner.model, *data.fixed(split), repeats=REPEATS, seed=config.seed, batch_size=batch)
+            for split in ("validation", "test")
+        }
     test, game = outcomes["test"], data.info.game
     result: dict[str, Any] = {
         "run": str(folder.path),

@@ -23,7 +23,7 @@ from attn_cli.data.splits import Data
 from attn_cli.inference.monte_carlo import Evaluation, evaluate
 from attn_cli.learning import optimisers
 from attn_cli.learning.compiling import compiled
-from attn_cli.learning.guards import FiniteGuard
+from attn_cli.learning.guards import FiniteGuard, evaluating
 from attn_cli.learning.loader import EpochBatches
 from attn_cli.learning.objectives import (
     Losses,
@@ -215,7 +215,9 @@ class Learner(pl.LightningModule):
     def validate(self) -> Evaluation:
         """With the mean-location policy on the validation images."""
         images, labels = self.data.fixed("validation")
-        return evaluate(self.model, images, labels, batch_size=self.config.trainer.eval_batch_size)
+        batch = self.config.trainer.eval_batch_size
+        with evaluating(batch):
+            return evaluate(self.model, images, labels, batch_size=batch)
 
 
 class RamLearner(Learner):

@@ -9,13 +9,16 @@ from typing import Any
 import pytest
 import torch
 
+from attn_cli.commands import outcome
 from attn_cli.config import schema
 from attn_cli.data.splits import DataInfo
+from attn_cli.errors import Refused
 from attn_cli.inference.monte_carlo import evaluate
 from attn_cli.learning.guards import Checkpoints
 from attn_cli.learning.learner import Learner
 from attn_cli.learning.parallel import ParallelLearner
 from attn_cli.learning.training import fit, make_learner
+from attn_cli.runs import create
 
 
 class Noise:
@@ -54,6 +57,23 @@ def test_the_model_is_on_its_device_after_training(monkeypatch):
     monkeypatch.setattr(Learner, "to", lambda self, device: moves.append(device))
     fit(learner, settings())
     assert moves[-2:] == ["Lightning's end", torch.device("cpu")]
+
+
+def test_out_of_memory_in_an_evaluation_says_what_to_set_there(tmp_path: Path, monkeypatch):
+    """Whether in validation or at the end: the batch of training is not what was too large."""
+
+    def full(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+    config, says = settings(), r"with trainer\.eval_batch_size=1000: set trainer\.eval_batch_size=500 and start again"
+    learner, run = make_learner(config, Noise()), create(config, tmp_path)
+    fit(learner, config, [Checkpoints(run.checkpoints)])
+    monkeypatch.setattr(outcome, "evaluate", full)
+    with pytest.raises(Refused, match=says):
+        outcome.evaluated(run, config, learner.data, learner, 1)
+    monkeypatch.setattr("attn_cli.learning.learner.evaluate", full)
+    with pytest.raises(Refused, match=says):
+        fit(make_learner(config, Noise()), config)
 
 
 @pytest.mark.gpu
