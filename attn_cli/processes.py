@@ -109,6 +109,27 @@ def total(tensor: Tensor) -> Tensor:
     return tensor
 
 
+class Summed(torch.autograd.Function):
+    """The sum of a tensor over the processes, and of its gradients on the way back."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        sums = tensor.clone(memory_format=torch.contiguous_format)
+        with _exchange():
+            dist.all_reduce(sums)
+        return sums
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return summed(gradient)
+
+
+def summed(tensor: Tensor) -> Tensor:
+    """A new tensor, the sum over the processes, through which gradients pass."""
+    sums: Tensor = Summed.apply(tensor)
+    return sums
+
+
 def anywhere(wanted: bool) -> bool:
     """Whether it is so in any process."""
     return bool(total(torch.tensor([wanted])).item()) if size() > 1 else wanted

@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import socket
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -141,6 +142,23 @@ def normalised(size: int) -> Any:
         gradients = [parameter.grad for parameter in network.parameters()]
         processes.average_(gradients)
     return output.detach().numpy(), [g.numpy() for g in gradients], [b.numpy() for b in network.buffers()]
+
+
+def left_alone(dies: str) -> Any:
+    """A batch normalisation whose other half is killed before or after the forward pass."""
+    from attn_cli.learning.batch_norm import normalise_together
+
+    warnings.simplefilter("error", FutureWarning)
+    network = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+    with processes.joined(place(DDP), "cpu"):
+        normalise_together(network)
+        if dies == "forward" and processes.rank() == 1:
+            os.kill(os.getpid(), 9)
+        output = network(torch.randn(4, 2))
+        processes.wait()
+        if processes.rank() == 1:
+            os.kill(os.getpid(), 9)
+        output.square().sum().backward()
 
 
 def far_from_zero(size: int) -> Any:
@@ -293,6 +311,13 @@ def test_batch_normalisation_over_all_processes(tmp_path: Path) -> None:
 def test_batch_normalisation_of_numbers_far_from_zero(tmp_path: Path) -> None:
     for found in together(tmp_path, 2, "far_from_zero", 2):
         assert found == pytest.approx(0.03**2, rel=0.1)
+
+
+@pytest.mark.parametrize("dies", ["forward", "backward"])
+def test_batch_normalisation_without_the_other_process_is_refused(tmp_path: Path, dies: str) -> None:
+    first, second = together(tmp_path, 2, "left_alone", dies)
+    assert isinstance(first, processes.Lost) and "one of them has ended" in str(first)
+    assert second is None
 
 
 def test_a_normalisation_that_does_more_is_not_replaced() -> None:

@@ -11,7 +11,6 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from attn_cli import processes
@@ -42,9 +41,9 @@ class WholeBatchNorm(_BatchNorm):
         count = input.numel() // input.shape[1] * processes.size()
         values = input.float()
         shape = (1, -1, *[1] * (input.dim() - 2))
-        mean = all_reduce(values.sum(over)) / count  # (C,)
+        mean = processes.summed(values.sum(over)) / count  # (C,)
         centred = values - mean.view(shape)
-        variance = all_reduce((centred * centred).sum(over)) / count
+        variance = processes.summed((centred * centred).sum(over)) / count
         with torch.no_grad():
             running_mean, running_var = cast(Tensor, self.running_mean), cast(Tensor, self.running_var)
             running_mean.lerp_(mean, cast(float, self.momentum))
