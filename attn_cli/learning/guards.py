@@ -187,8 +187,8 @@ def _not_finite(step: int, loss: float, total: float, names: list[str], norms: l
 
 
 class Checkpoints(Checkpoint):
-    """Writes last.ckpt every `every` epochs, after the last one and every `seconds` within an epoch; best.ckpt when the
-    module's `score`, the less the better, improves and is finite. The last.ckpt before stays as previous.ckpt.
+    """Writes last.ckpt every `every` epochs, after the last one and every `seconds`, also within an epoch; best.ckpt
+    when the module's `score`, the less the better, improves and is finite. The last.ckpt before stays as previous.ckpt.
 
     Beside Lightning's state a checkpoint holds, under "attn", the best score so far, the position in the training
     batches and all random states; these are restored as the last thing before training goes on. Of several processes
@@ -224,16 +224,20 @@ class Checkpoints(Checkpoint):
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         # After an epoch's last step comes its end, and with it the better place to save.
-        if self.seconds is None or trainer.is_last_batch:
-            return
-        if _any_process(trainer, time.monotonic() - self._saved_at >= self.seconds, ASK_EVERY):
+        if not trainer.is_last_batch and self._due(trainer, ASK_EVERY):
             self.save(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         done = trainer.current_epoch + 1
         self._save_best(trainer, pl_module)
-        if done % self.every == 0 or done == trainer.max_epochs:
+        if done % self.every == 0 or done == trainer.max_epochs or self._due(trainer):
             self.save(trainer)
+
+    def _due(self, trainer: pl.Trainer, ask_every: int = 1) -> bool:
+        """Whether `seconds` have passed, in any process, since the last time."""
+        if self.seconds is None:
+            return False
+        return _any_process(trainer, time.monotonic() - self._saved_at >= self.seconds, ask_every)
 
     def _save_best(self, trainer: pl.Trainer, learner: Any) -> None:
         score = learner.score

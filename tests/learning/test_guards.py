@@ -248,6 +248,29 @@ def test_a_best_checkpoint_that_cannot_be_used_is_named_and_another_takes_its_pl
     assert f"{best} " in capsys.readouterr().out
 
 
+def test_epochs_of_one_step_are_saved_as_often_as_asked_for(tmp_path: Path) -> None:
+    """Seconds count at an epoch's end, too: such epochs have no other step after which there could be a checkpoint."""
+
+    def stop(learner: Learner, loss: Tensor, step: int) -> Tensor:
+        if step == 7:
+            raise RuntimeError("boom")
+        return loss
+
+    learner = Learner(stop)
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_epochs=100,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[Checkpoints(tmp_path, every=1000, seconds=1e-9)],
+        plugins=[VerifiedCheckpointIO(learner)],
+    )
+    with pytest.raises(RuntimeError, match="boom"):
+        trainer.fit(learner, EpochBatches(Points(), 0, 4, limit=1))
+    assert load(tmp_path / "last.ckpt")["global_step"] == 7
+
+
 def test_training_without_validation_has_no_best(tmp_path: Path) -> None:
     fit(tmp_path, Learner())
     assert not (tmp_path / "best.ckpt").exists()
