@@ -75,9 +75,9 @@ def _run(config: schema.Config, before: Run | None, threads: int | None) -> dict
                 append(folder.path / "log.txt", report)
         result = _train(folder, config, data, learner, resume, threads)
     except BaseException as error:
-        if first:
-            record(folder, error)
         refusal = explain_oom(error, config.trainer.batch_size)
+        if first:
+            record(folder, refusal or error)
         if refusal is not None:
             raise refusal from error
         raise

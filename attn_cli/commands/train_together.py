@@ -56,10 +56,10 @@ def run(config: schema.Config) -> dict[str, Any]:
                 append(folders[-1].path / "log.txt", report)
         _train(learner, folders, results, threads)
     except BaseException as error:
+        refusal = explain_oom(error, config.trainer.batch_size)
         for number, folder in enumerate(folders):
             if number not in results and number not in learner.failed:
-                record(folder, error)
-        refusal = explain_oom(error, config.trainer.batch_size)
+                record(folder, refusal or error)
         if refusal is not None:
             raise refusal from error
         raise

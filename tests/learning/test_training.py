@@ -6,10 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from attn_cli.commands import outcome
+from attn_cli.commands import outcome, train
 from attn_cli.config import schema
 from attn_cli.data.splits import DataInfo
 from attn_cli.errors import Refused
@@ -18,7 +19,7 @@ from attn_cli.learning.guards import Checkpoints
 from attn_cli.learning.learner import Learner
 from attn_cli.learning.parallel import ParallelLearner
 from attn_cli.learning.training import fit, make_learner
-from attn_cli.runs import create
+from attn_cli.runs import all_runs, create
 
 
 class Noise:
@@ -74,6 +75,27 @@ def test_out_of_memory_in_an_evaluation_says_what_to_set_there(tmp_path: Path, m
     monkeypatch.setattr("attn_cli.learning.learner.evaluate", full)
     with pytest.raises(Refused, match=says):
         fit(make_learner(config, Noise()), config)
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_out_of_memory_in_a_step_is_recorded_as_it_is_told(tmp_path: Path, monkeypatch, seeds: int):
+    def full(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+    images, labels = np.zeros((40, 16, 16), np.uint8), np.arange(40) % 2
+    np.savez(tmp_path / "images.npz", images=images, labels=labels)
+    small = settings()
+    config = replace(
+        small,
+        data=schema.Arrays(path=str(tmp_path / "images.npz")),
+        trainer=replace(small.trainer, parallel_seeds=seeds),
+        outputs=str(tmp_path / "outputs"),
+    )
+    monkeypatch.setattr(Learner, "training_step", full)
+    with pytest.raises(Refused, match="ran out of memory with trainer.batch_size=8: set trainer.batch_size=4") as told:
+        train.run(config)
+    statuses = [run.status() for run in all_runs(config.outputs)]
+    assert [(status["status"], status["message"]) for status in statuses] == seeds * [("failed", str(told.value))]
 
 
 @pytest.mark.gpu
