@@ -290,7 +290,7 @@ class Checkpoints(Checkpoint):
             return
         source = Path(str(trainer.ckpt_path))
         self._last_is_good = source.name == "last.ckpt"
-        self.best = self._still_there(restored["best"])
+        self.best = processes.from_first(self._still_there(restored["best"]))
         loader = trainer.train_dataloader
         if isinstance(loader, EpochBatches):
             # Lightning restores loaders within an epoch only, not between two.
