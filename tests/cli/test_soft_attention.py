@@ -44,6 +44,8 @@ def test_trained_evaluated_and_drawn(attn, name):
     assert 0 <= evaluation["test_error"] <= 100
     attn("show", f"run={run}")
     assert any((run / "pictures").iterdir())
+    result = json.loads((run / "result.json").read_text())
+    assert (result["size"] is None) == (result["scales"] is None) == (name == "rsam")  # it sees the whole image
     if name == "rsam":
         assert len(evaluation["mask_zeros"]) == len(evaluation["mean_mask"]) == 2
     if name == "soft_ram":
