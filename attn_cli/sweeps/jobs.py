@@ -186,9 +186,11 @@ def progress(folder: Path, number: int) -> str:
     parts = [f"{number + 1}{f' of {total}' if total else ''} ({path_of(folder, number).name})"]
     parts += [f"{len(some)} {name}" for some, name in ((done, "done"), (lost, "failed")) if some]
     if total and done:
+        begun = plan.begun(folder)
+        over = [job for job in lost if datetime.fromisoformat(job["started"]) >= begun]  # others are run once more
         at_once = sum(job["status"] == "running" for job in jobs)
         seconds = fmean(job["seconds"] for job in done)
-        parts.append(f"about {_rough((total - len(done) - len(lost)) * seconds / max(1, at_once))} left")
+        parts.append(f"about {_rough((total - len(done) - len(over)) * seconds / max(1, at_once))} left")
     return ", ".join(parts)
 
 

@@ -77,6 +77,11 @@ def begin(folder: Path, plan: Plan) -> Plan:
     return plan
 
 
+def begun(folder: Path) -> datetime:
+    """When the process that runs the sweep now, or did so last, took it up."""
+    return datetime.fromisoformat(_read(folder)["started"])
+
+
 def check_stopped(folder: Path) -> None:
     """Raises Refused if the process of the sweep, or of one of its jobs, still runs or cannot be looked for."""
     from attn_cli.sweeps.jobs import path_of, read_jobs

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shlex
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -137,8 +138,19 @@ def test_many_keys_take_several_lines_and_make_a_picture(tmp_path: Path) -> None
 def test_progress_over_the_whole_sweep(tmp_path: Path, statuses: list[str], expected: str) -> None:
     plan.begin(tmp_path, sweep(total=12))
     for number, status in enumerate(statuses):
-        jobs.write(tmp_path, job(number, ["seed=0"], status=status))
+        started = datetime.now().astimezone().isoformat()
+        jobs.write(tmp_path, job(number, ["seed=0"], status=status, started=started))
     assert jobs.progress(tmp_path, len(statuses) - 1) == expected
+
+
+def test_jobs_that_failed_before_a_resume_are_still_to_be_run(tmp_path: Path) -> None:
+    plan.begin(tmp_path, sweep(total=4))
+    earlier, now = "2026-01-01T00:00:00+00:00", datetime.now().astimezone().isoformat()
+    for number, (status, started) in enumerate(
+        [("finished", earlier), ("failed", now), ("running", now), ("failed", earlier)]
+    ):
+        jobs.write(tmp_path, job(number, ["seed=0"], status=status, started=started))
+    assert jobs.progress(tmp_path, 2) == "3 of 4 (job-002.json), 1 done, 2 failed, about 2 min left"
 
 
 def test_a_foreign_sweeper_has_no_total(tmp_path: Path) -> None:
