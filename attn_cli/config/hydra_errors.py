@@ -94,8 +94,9 @@ def _group_takes_a_name(overrides: Sequence[str], folder: Path) -> Refused:
     known = groups(folder)
     for override in overrides:
         key, _, value = override.lstrip("+~").partition("=")
-        if key in known and (value in ("null", "true", "false") or not re.match(r"[A-Za-z_]", value)):
-            return Refused(f"{key}={value}: {key} takes a name.{nearest(value, choices(folder, key))}")
+        for item in value.split(",") if key in known else ():
+            if item.strip() in ("null", "true", "false") or not re.match(r"\s*[A-Za-z_]", item):
+                return Refused(f"{key}={value}: {key} takes a name.{nearest(item, choices(folder, key))}")
     return Refused("A group takes a name, not a number.")
 
 

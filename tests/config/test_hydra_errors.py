@@ -62,6 +62,8 @@ MODELS = (
         (["--config-dir", "nowhere"], "--config-dir: there is no folder "),
         (["hydra/launcher=nope"], "hydra/launcher=nope is not available. Valid: basic"),
         (["-m", "model=ram,rum"], "model=rum is not available. Did you mean 'ram'?"),
+        (["-m", "debug=fast,null"], "debug=fast,null: debug takes a name. Valid: fast."),
+        (["-m", "model=ram,3"], "model=ram,3: model takes a name."),
         (["-m", "outputs=a,b"], "outputs must be one folder in a sweep."),
     ],
 )
