@@ -30,6 +30,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
+from attn_cli.config.arguments import number_as_value
 from attn_cli.config.fields import bounded, build
 from attn_cli.errors import Refused
 from attn_cli.sweeps import jobs, plan, space
@@ -72,7 +73,7 @@ class Planned(Sweeper):
 
     def sweep(self, arguments: list[str]) -> None:
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        words = [*(f"{key}={value}" for key, value in self.params.items()), *arguments]
+        words = [*(number_as_value(f"{key}={value}") for key, value in self.params.items()), *arguments]
         self.run({override.get_key_element(): override for override in parser.parse_overrides(words)})
 
     @abstractmethod

@@ -28,6 +28,14 @@ def test_the_command_line_overrides_what_an_experiment_sweeps(work) -> None:
     assert [words[0] for words in chosen(work)] == ["glimpses.count=2", "glimpses.count=3"]
 
 
+def test_an_experiment_sweeps_glimpses_as_the_command_line_does(work) -> None:
+    mine = work.folder / "mine" / "experiment"
+    mine.mkdir(parents=True)
+    (mine / "swept.yaml").write_text("# @package _global_\nhydra:\n  sweeper:\n    params:\n      glimpses: 2,4\n")
+    assert work("--config-dir", "mine", "experiment=swept") == 0
+    assert [words[0] for words in chosen(work)] == ["glimpses.count=2", "glimpses.count=4"]
+
+
 def test_random_search(work, capsys) -> None:
     assert work(*RANDOM, "hydra.sweeper.n_trials=4") == 0
     found = [dict(word.split("=") for word in words) for words in chosen(work)]
