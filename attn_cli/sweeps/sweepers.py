@@ -70,6 +70,8 @@ class Planned(Sweeper):
             hydra_context=hydra_context, task_function=task_function, config=config
         )
         self.folder = Path(config.hydra.sweep.dir)
+        if config.hydra.launcher.get("n_jobs") == 0:  # joblib says so only after the plan is written
+            raise Refused("hydra.launcher.n_jobs must be at least 1, or -1 for one job a core.")
 
     def sweep(self, arguments: list[str]) -> None:
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)

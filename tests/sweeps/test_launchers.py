@@ -36,6 +36,13 @@ def test_joblib_shares_the_processor_and_a_killed_job_is_resumable(work) -> None
     assert len(work.ran()) <= 3
 
 
+def test_no_jobs_at_once_are_refused_and_leave_nothing(work, capsys) -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    assert work("seed=1,2", "hydra/launcher=joblib", "hydra.launcher.n_jobs=0") == 1
+    assert "hydra.launcher.n_jobs must be at least 1" in capsys.readouterr().err
+    assert not (work.folder / "outputs").exists()
+
+
 def test_threads_that_a_person_set_are_left_alone(work) -> None:
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     words = ["seed=1,2", "trainer.threads=3", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
