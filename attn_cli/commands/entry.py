@@ -202,6 +202,8 @@ def sweep_folder(command: HydraCommand, overrides: Sequence[str]) -> Path:
         if override.startswith("outputs="):
             try:
                 value = OverridesParser.create().parse_override(override).value()
+                if isinstance(value, str):
+                    value = OmegaConf.create({"outputs": value}).outputs  # fills in ${oc.env:HOME}
             except Exception as error:
                 raise hydra_errors.refusal(error, command.config, conf_folder(), overrides) from error
             if not isinstance(value, str):

@@ -36,6 +36,12 @@ def test_an_experiment_sweeps_glimpses_as_the_command_line_does(work) -> None:
     assert [words[0] for words in chosen(work)] == ["glimpses.count=2", "glimpses.count=4"]
 
 
+def test_outputs_may_name_an_environment_variable(work, monkeypatch) -> None:
+    monkeypatch.setenv("PLACE", "place")
+    assert work("seed=1,2", "outputs=${oc.env:PLACE}/mine") == 0
+    assert len(list((work.folder / "place" / "mine" / "sweeps").glob("*/results.csv"))) == 1
+
+
 def test_random_search(work, capsys) -> None:
     assert work(*RANDOM, "hydra.sweeper.n_trials=4") == 0
     found = [dict(word.split("=") for word in words) for words in chosen(work)]
