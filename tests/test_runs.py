@@ -336,6 +336,14 @@ def test_command_lists_runs(tmp_path: Path, capsys) -> None:
     assert "running" in lines[running.name]
 
 
+def test_command_tells_the_glimpses_of_the_model(tmp_path: Path) -> None:
+    """A ConvNet sees the whole image once, whatever glimpses.count is."""
+    run = runs.create(CONFIG, tmp_path)
+    assert command.row(run)["glimpses"] == CONFIG.glimpses.count
+    run.write_result({"glimpses": 1})
+    assert command.row(run)["glimpses"] == 1
+
+
 def test_command_with_an_empty_or_missing_folder(tmp_path: Path, capsys, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert command.main([]) == 0

@@ -46,7 +46,8 @@ def row(run: Run) -> dict[str, Any]:
         "run": run.name,
         "data": _value(config, "data", "name"),
         "model": _value(config, "model", "name"),
-        "glimpses": _value(config, "glimpses", "count"),
+        # those of the model: a network that sees the whole image has one, a game one a frame
+        "glimpses": result.get("glimpses", _value(config, "glimpses", "count")),
         "seed": config.get("seed"),
         "learning_rate": _value(config, "optimizer", "lr"),
         "val_error": result.get("val_error"),
