@@ -54,7 +54,7 @@ def finish(folder: Path, ended: BaseException | None = None) -> int:
     if sweep_axes.keys(rows):
         sweep_axes.draw(rows, folder / "axes.png")
     settings = tables.sweep_summary(rows)
-    if any(row["mean_glimpses"] is not None for row in settings):
+    if any(None not in (row["mean_glimpses"], row["glimpses"]) for row in settings):  # attn eval tells no glimpses
         curves.glimpse_curve(settings, folder / "glimpses.png")
     if sweep is not None and (command := best_command(sweep, jobs)) is not None:
         runs.write_atomically(folder / "best.txt", command + "\n")

@@ -118,6 +118,17 @@ def test_the_error_against_the_glimpses_that_were_used() -> None:
     assert "mean glimpses" not in tables.as_text(tables.sweep_table(without))
 
 
+@pytest.mark.parametrize("glimpses", [None, 6])
+def test_the_glimpses_are_drawn_only_where_the_results_tell_them(tmp_path: Path, glimpses: int | None) -> None:
+    """A result of `attn eval` has the mean number of glimpses, of a model that never stops by itself too."""
+    for number in range(2):
+        found = job(number, [f"seed={number}"], 90.0)
+        found["result"] |= {"mean_glimpses": 6.0} | ({} if glimpses is None else {"glimpses": glimpses})
+        jobs.write(tmp_path, found)
+    assert report.finish(tmp_path) == 0
+    assert (tmp_path / "glimpses.png").exists() == (glimpses is not None)
+
+
 def test_many_keys_take_several_lines_and_make_a_picture(tmp_path: Path) -> None:
     found = rows(*(({f"key{i}": str(i + j) for i in range(6)}, float(j)) for j in range(1, 3)))
     figure = sweep_axes.axes_figure(found)
