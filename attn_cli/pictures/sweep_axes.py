@@ -22,6 +22,7 @@ from attn_cli.pictures.writing import write
 
 DECADE = 10
 COLUMNS = 4  # panels side by side
+LONGEST = 24  # characters of a value, such as a run folder; more would leave no room for the points
 
 Row = Mapping[str, Any]  # "overrides" (key → value as text), "val_error" in % or None
 
@@ -61,7 +62,11 @@ def _panel(ax: Axes, key: str, rows: Sequence[Row]) -> None:
     if None in numbers:
         order = list(dict.fromkeys(names))
         places: list[float] = [order.index(name) for name in names]
-        ax.set_xticks(range(len(order)), order, rotation=30 if len("".join(order)) > 24 else 0)
+        ax.set_xticks(range(len(order)), map(_short, order), parse_math=False)
+        if len("".join(order)) > 24:  # each ends below its place
+            ax.tick_params(axis="x", rotation=30)
+            for label in ax.get_xticklabels():
+                label.set(ha="right", rotation_mode="anchor")
         ax.margins(x=0.2)
     else:
         places = [number for number in numbers if number is not None]
@@ -87,6 +92,11 @@ def _panel(ax: Axes, key: str, rows: Sequence[Row]) -> None:
     scale_errors(ax, errors)
     if ax.get_subplotspec().is_first_col():  # type: ignore[union-attr]
         ax.set_ylabel("validation error (%)")
+
+
+def _short(name: str) -> str:
+    """Long names tend to differ at their end."""
+    return name if len(name) <= LONGEST else f"{name[:6]}…{name[7 - LONGEST :]}"
 
 
 def _measured(rows: Sequence[Row]) -> list[Row]:

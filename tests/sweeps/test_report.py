@@ -95,6 +95,19 @@ def test_a_panel_for_each_key_that_was_swept() -> None:
     assert means.get_xydata().tolist() == [[0, 3.5], [1, 2.0]]
 
 
+@pytest.mark.filterwarnings("error")
+def test_long_values_leave_room_for_the_points(tmp_path: Path) -> None:
+    """They end below their place, and dollars in them are no formula."""
+    folder = "/home/someone/projects/attention/experiments/outputs/mnist-ram-6g-20260101-120000-000"
+    found = rows(*(({"init_from": f"{folder}{i}", "logger.project": f"$\\{i}$"}, float(i)) for i in range(1, 4)))
+    runs_, projects = sweep_axes.axes_figure(found).axes
+    labels = runs_.get_xticklabels()
+    assert [label.get_text() for label in labels] == [f"/home/…60101-120000-000{i}" for i in range(1, 4)]
+    assert {label.get_ha() for label in labels} == {"right"}
+    assert [label.get_text() for label in projects.get_xticklabels()] == ["$\\1$", "$\\2$", "$\\3$"]
+    assert sweep_axes.draw(found, tmp_path / "axes.png").stat().st_size > 5_000
+
+
 def test_the_error_against_the_glimpses_that_were_used() -> None:
     """Two seeds of a price, another price, and models that always take all glimpses: those have a series of their
     own; the table has a column, results.csv, too.
