@@ -13,12 +13,12 @@ from statistics import fmean
 from typing import Any
 
 from attn_cli.commands.outcome import evaluated, record
+from attn_cli.commands.runs import row as listed
 from attn_cli.config import schema
 from attn_cli.data.batches import open_data
 from attn_cli.devices import choose_device, prepare_cpu
 from attn_cli.errors import Refused
 from attn_cli.learning.guards import SignalGuard, explain_oom
-from attn_cli.learning.learner import Learner
 from attn_cli.learning.parallel import MemberCheckpoints, ParallelLearner
 from attn_cli.learning.random_states import random_states
 from attn_cli.learning.reporting import MetricsFile, ProgressReport, epoch_line
@@ -63,7 +63,11 @@ def run(config: schema.Config) -> dict[str, Any]:
         if refusal is not None:
             raise refusal from error
         raise
-    tables.show(tables.runs_table([_row(*pair, config) for pair in zip(folders, members, strict=True)]))
+    rows = [
+        {**listed(folder), "run": f"{folder.name} ({_differs(member.config, config)})"}
+        for folder, member in zip(folders, members, strict=True)
+    ]
+    tables.show(tables.runs_table(rows))
     if learner.failed:
         number, refused = next(iter(learner.failed.items()))
         raise Refused(f"{len(learner.failed)} of {len(members)} runs failed, {folders[number].path} first: {refused}")
@@ -133,9 +137,3 @@ def _keeper(folder: Run, epochs: int) -> Callable[[dict[str, Any]], None]:
         folder.set_status("running", epoch=row["epoch"], step=row["step"])
 
     return keep
-
-
-def _row(folder: Run, member: Learner, config: schema.Config) -> dict[str, Any]:
-    """As `tables.runs_table` wants it."""
-    result = folder.result() or {"data": member.config.data.name, "model": member.config.model.name}
-    return {**result, "run": f"{folder.name} ({_differs(member.config, config)})", "status": folder.status()["status"]}

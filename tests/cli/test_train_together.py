@@ -136,7 +136,7 @@ def test_a_model_that_cannot_be_stacked_leaves_nothing(both, tmp_path):
     assert not (tmp_path / "outputs").exists()
 
 
-def test_one_that_fails_is_named_and_the_other_finishes(both, tmp_path, monkeypatch):
+def test_one_that_fails_is_named_and_the_other_finishes(both, tmp_path, monkeypatch, capsys):
     """The first seed's weights are spoilt before training."""
     config = replace(Run(both[2][1]).config(), outputs=str(tmp_path))
 
@@ -153,3 +153,5 @@ def test_one_that_fails_is_named_and_the_other_finishes(both, tmp_path, monkeypa
     assert runs[1].status()["status"] == "failed" and "loss is nan" in runs[1].status()["message"]
     assert not list(runs[1].checkpoints.iterdir()) and runs[1].result() is None
     assert runs[2].status()["status"] == "finished" and runs[2].result()["seed"] == 2
+    (failed,) = (line for line in capsys.readouterr().out.splitlines() if line.endswith("failed"))
+    assert [word.strip() for word in failed.split("|")[3:6]] == [str(config.glimpses.count), "1", "0.002"]
