@@ -107,7 +107,7 @@ def sweep(
         if resumed is not None and not task.begun:
             raise
         ended = error
-    return report.finish(folder, ended)
+    return report.finish(folder, ended, new=resumed is None)
 
 
 def compose(

@@ -27,17 +27,22 @@ from attn_cli.sweeps import plan
 from attn_cli.sweeps.jobs import RESULTS, Job, folders, name_killed, read_jobs
 
 
-def finish(folder: Path, ended: BaseException | None = None) -> int:
+def finish(folder: Path, ended: BaseException | None = None, new: bool = False) -> int:
     """Prints the table, writes the files and returns the sweep's exit code: 0 only if every job finished.
 
-    `ended` is what broke the sweep off, if anything did; it is raised again if no job had begun.
+    `ended` is what broke the sweep off, if anything did; it is raised again if no job had begun, an error of a launcher
+    as Refused. The folder of a `new` sweep that an error broke off before its first job is removed.
     """
     from attn_cli.pictures import curves, sweep_axes, tables  # rich and matplotlib take their time to import
 
     name_killed(folder)
     jobs = read_jobs(folder)
     if not jobs:
-        _discard_empty(folder)
+        broken = isinstance(ended, Exception)
+        _discard_empty(folder, {"multirun.yaml", plan.NAME} if new and broken else {"multirun.yaml"})
+        if broken and not isinstance(ended, Refused):  # such as no Slurm on this machine
+            reason = f"{type(ended).__name__}: {ended}".splitlines()[0]
+            raise Refused(f"The sweep broke off before its first job: {reason}") from ended
         raise ended or Refused("The sweep has no jobs.")
     sweep = plan.read(folder) if (folder / plan.NAME).is_file() else None
     rows = table_rows(jobs)
@@ -140,9 +145,11 @@ def write_results(path: Path, jobs: Sequence[Job]) -> None:
     runs.write_atomically(path, text.getvalue())
 
 
-def _discard_empty(folder: Path) -> None:
-    """Removes the folder of a sweep without jobs: sweepers of others make it before they know that all compose."""
-    if folder.is_dir() and {path.name for path in folder.iterdir()} <= {"multirun.yaml"}:
+def _discard_empty(folder: Path, worthless: set[str]) -> None:
+    """Removes the folder of a sweep without jobs, if nothing but `worthless` files is in it: sweepers of others make it
+    before they know that all compose.
+    """
+    if folder.is_dir() and {path.name for path in folder.iterdir()} <= worthless:
         shutil.rmtree(folder)
         for parent in (folder.parent, folder.parent.parent):
             if not any(parent.iterdir()):

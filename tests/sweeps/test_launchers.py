@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from importlib.util import find_spec
+from shutil import which
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -98,6 +99,15 @@ def test_settings_that_a_launcher_passes_on_are_added_and_may_change_when_a_swee
     recorded = plan.Plan("train", (), ("seed=1,2",), "grid", (), (), 2)
     words = ["hydra/launcher=slurm", "+hydra.launcher.additional_parameters.nice=1"]
     assert plan.continued(recorded, words) == ("seed=1,2", *words)
+
+
+@pytest.mark.skipif(which("srun") is not None, reason="there is a Slurm")
+def test_slurm_where_there_is_none_is_refused(work, capsys) -> None:
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    assert work("hydra/launcher=slurm", "seed=1,2") == 1
+    error = capsys.readouterr().err
+    assert 'broke off before its first job: RuntimeError: Could not detect "srun"' in error and error.count("\n") == 1
+    assert not (work.folder / "outputs").exists()
 
 
 def test_a_launcher_that_is_not_installed_names_the_extra(work, capsys) -> None:
