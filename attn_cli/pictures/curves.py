@@ -104,7 +104,8 @@ def comparison_figure(runs: Mapping[str, Mapping[str, Series]]) -> Figure:
     _dress(ax, "validation error", "epoch", "error (%)")
     scale_errors(ax, [value for values in found.values() for value in values.values()])
     if found:
-        ax.legend(frameon=False, fontsize=8)
+        for text in ax.legend(frameon=False, fontsize=8).get_texts():
+            text.set_parse_math(False)  # dollars in a value are no formula
     return figure
 
 

@@ -108,3 +108,5 @@ def test_validation_errors_of_several_runs(tmp_path) -> None:
     assert [line.get_label() for line in ax.lines] == ["k=2  (best 2.00 %)", "k=1  (best 2.50 %)"]  # best first
     assert points(ax.lines[0]) == [[1, 40], [2, 2]] and ax.get_yscale() == "log"
     assert curves.comparison_figure({"k=3": read_metrics(tmp_path / "c.csv")}).axes[0].lines[:] == []
+    no_formula = {"logger.project='$\\1$'": tmp_path / "b.csv"}
+    assert curves.comparison(no_formula, tmp_path / "dollars.png").exists()
