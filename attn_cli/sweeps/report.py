@@ -134,14 +134,15 @@ def varying(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 def write_results(path: Path, jobs: Sequence[Job]) -> None:
     """results.csv: a line per run, best validation error first, those without one last."""
     rows = sorted(table_rows(jobs), key=lambda row: _rank(row["val_error"]))
-    keys = list(dict.fromkeys(key for row in rows for key in row["overrides"]))
+    keys = list(dict.fromkeys(key for row in rows for key in row["overrides"] if key != "run"))  # it is a column anyway
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["job", "status", *keys, *RESULTS, "run", "message"])
     for row in rows:
         values = [row["overrides"].get(key, "") for key in keys]
         measured = ["" if row[key] is None else row[key] for key in RESULTS]
-        table.writerow([row["job"], row["status"], *values, *measured, row["run"], row["message"]])
+        run = row["run"] or row["overrides"].get("run", "")
+        table.writerow([row["job"], row["status"], *values, *measured, run, row["message"]])
     runs.write_atomically(path, text.getvalue())
 
 

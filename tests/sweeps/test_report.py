@@ -67,6 +67,15 @@ def test_a_single_job_of_several_seeds_has_a_deviation(work, capsys) -> None:
     assert "7.00 ± 1.00 | 93.00 ± 1.00 |     3 |" in capsys.readouterr().out
 
 
+def test_no_column_of_results_csv_is_there_twice(tmp_path: Path) -> None:
+    done = job(0, ["run=outputs/A", "seed=1"], 1.0, run="outputs/A")
+    report.write_results(tmp_path / "results.csv", [done, job(1, ["run=outputs/B", "seed=1"], status="failed")])
+    heading, row, failed = (tmp_path / "results.csv").read_text().splitlines()
+    assert heading == "job,status,seed,val_error,test_error,mean_glimpses,seconds,run,message"
+    assert row == "0,finished,1,1.0,98.0,,1.0,outputs/A,"
+    assert failed == "1,failed,1,,,,60.0,outputs/B,"
+
+
 def test_without_a_validation_error_there_is_no_best() -> None:
     assert report.best_command(sweep(), [job(0, ["seed=0"], float("nan")), job(1, ["seed=1"], status="failed")]) is None
 
