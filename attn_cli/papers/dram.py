@@ -34,6 +34,11 @@ def _on(*overrides: str, cpu: float) -> Train:
     return Train("dram/table1_dram", overrides, start="longer", cpu=cpu)
 
 
+def _four_scales(experiment: str, *overrides: str, start: str | None = None, cpu: float) -> Train:
+    """RAM with the retina of its own paper for 100×100 pixels."""
+    return Train(experiment, ("model.core=lstm", "scales.count=4", *overrides), start=start, cpu=cpu)
+
+
 def _costs(size: int, published: tuple[float, float, float, float], how: tuple[How, How]) -> list[Cell]:
     """A row of Table 5; `how` its last two columns are obtained."""
     convnet, single, averaged, both = published
@@ -63,6 +68,41 @@ TABLES = (
                 Train("dram/table1_dram", ("trainer.epochs=24",), start="near-pairs", cpu=30 * MINUTE),
             ),
             _cell("ram", "RAM", Train("dram/table1_ram", cpu=25 * MINUTE), 9),
+            _lesson(
+                "ram-4-one-digit",
+                "RAM with 4 scales, up to 96×96 pixels, and an LSTM: one cluttered digit",
+                _four_scales("dram/first_digit", "model=ram", "trainer.epochs=8", "optimizer.lr=0.002", cpu=6 * MINUTE),
+            ),
+            _lesson(
+                "ram-4-near-pairs",
+                "two digits close to each other, 60×60",
+                _four_scales(
+                    "dram/near_pairs",
+                    *("model=ram", "trainer.epochs=20", "optimizer.lr=0.002"),
+                    start="ram-4-one-digit",
+                    cpu=10 * MINUTE,
+                ),
+            ),
+            _cell(
+                "ram-4-scales",
+                "RAM with 4 scales",
+                _four_scales(
+                    "dram/table1_ram",
+                    *("trainer.epochs=60", "optimizer.lr=0.002"),
+                    start="ram-4-near-pairs",
+                    cpu=25 * MINUTE,
+                ),
+            ),
+            _cell(
+                "ram-4-scales-longer",
+                "and on from there with σ 0.05",
+                _four_scales(
+                    "dram/table1_ram",
+                    *("trainer.epochs=100", "optimizer.lr=0.0015", "model.sigma=0.05"),
+                    start="ram-4-scales",
+                    cpu=45 * MINUTE,
+                ),
+            ),
             _cell(
                 "no-context",
                 "DRAM without context",
