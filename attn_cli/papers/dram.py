@@ -104,6 +104,11 @@ TABLES = (
                 ),
             ),
             _cell(
+                "ram-4-scales-longer-average",
+                "the same, 10 paths averaged",
+                Evaluate("ram-4-scales-longer", AVERAGED),
+            ),
+            _cell(
                 "no-context",
                 "DRAM without context",
                 Train(
