@@ -5,7 +5,8 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import numpy as np
@@ -31,17 +32,36 @@ def choose_device(name: str) -> torch.device:
     return torch.device("cuda")
 
 
+def explain_oom(error: BaseException, batch_size: int, key: str = "trainer.batch_size") -> Refused | None:
+    """A refusal that says what to set, if `error` is an accelerator that ran out of memory; else None."""
+    if not isinstance(error, torch.OutOfMemoryError) and "CUBLAS_STATUS_ALLOC_FAILED" not in str(error):
+        return None
+    training = key.startswith("trainer.")
+    least = "choose a smaller model or image" if training else "set device=cpu"
+    smaller = f"set {key}={batch_size // 2}" if batch_size > 1 else least
+    kept = "; the checkpoints written so far are kept" if training else ""
+    return Refused(f"The GPU ran out of memory with {key}={batch_size}: {smaller} and start again{kept}.")
+
+
+@contextmanager
+def evaluating(batch_size: int, key: str = "batch_size") -> Iterator[None]:
+    """An evaluation in batches, whose refusal says what to set where a GPU runs out of memory."""
+    try:
+        yield
+    except Exception as error:
+        refused = explain_oom(error, batch_size, key)
+        if refused is None:
+            raise
+        raise refused from error
+
+
 def within_memory(run: Callable[[Any], T]) -> Callable[[Any], T]:
-    """A command that evaluates, whose refusal says what to set where a GPU runs out of memory."""
+    """A command that evaluates with `batch_size` images at a time."""
 
     @functools.wraps(run)
     def command(config: Any) -> T:
-        try:
+        with evaluating(config.batch_size):
             return run(config)
-        except torch.OutOfMemoryError as error:
-            size = config.batch_size
-            smaller = f"set batch_size={size // 2}" if size > 1 else "set device=cpu"
-            raise Refused(f"The GPU ran out of memory with batch_size={size}: {smaller} and start again.") from error
 
     return command
 

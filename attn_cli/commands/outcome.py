@@ -8,11 +8,12 @@ from typing import Any
 from attn_cli import processes
 from attn_cli.config import schema
 from attn_cli.data.splits import Data
+from attn_cli.devices import evaluating
 from attn_cli.errors import Refused, Terminated
 from attn_cli.games.players import compared
 from attn_cli.inference.monte_carlo import evaluate
 from attn_cli.learning.checkpoints import load
-from attn_cli.learning.guards import Stopped, evaluating
+from attn_cli.learning.guards import Stopped
 from attn_cli.learning.learner import Learner
 from attn_cli.learning.restore import load_model
 from attn_cli.runs import Run, commit, versions
@@ -25,7 +26,7 @@ def evaluated(folder: Run, config: schema.Config, data: Data, learner: Learner, 
     best = folder.checkpoint("best")
     load_model(learner.model, load(best)["state_dict"], best)
     batch = config.trainer.eval_batch_size
-    with evaluating(batch):
+    with evaluating(batch, "trainer.eval_batch_size"):
         outcomes = {
             split: evaluate(learner.model, *data.fixed(split), repeats=REPEATS, seed=config.seed, batch_size=batch)
             for split in ("validation", "test")

@@ -11,11 +11,11 @@ from attn_cli.commands.outcome import evaluated, record
 from attn_cli.config import schema
 from attn_cli.data.batches import open_data
 from attn_cli.data.splits import Data
-from attn_cli.devices import choose_device, prepare_cpu
+from attn_cli.devices import choose_device, explain_oom, prepare_cpu
 from attn_cli.errors import Refused
 from attn_cli.learning.batch_norm import check_batch
 from attn_cli.learning.checkpoints import newest_valid
-from attn_cli.learning.guards import Checkpoints, SignalGuard, explain_oom
+from attn_cli.learning.guards import Checkpoints, SignalGuard
 from attn_cli.learning.learner import Learner
 from attn_cli.learning.reporting import MetricsFile, ProgressReport, check_logger, make_logger
 from attn_cli.learning.training import begin, fit, make_learner

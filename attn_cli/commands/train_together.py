@@ -16,9 +16,9 @@ from attn_cli.commands.outcome import evaluated, record
 from attn_cli.commands.runs import row as listed
 from attn_cli.config import schema
 from attn_cli.data.batches import open_data
-from attn_cli.devices import choose_device, prepare_cpu
+from attn_cli.devices import choose_device, explain_oom, prepare_cpu
 from attn_cli.errors import Refused
-from attn_cli.learning.guards import SignalGuard, explain_oom
+from attn_cli.learning.guards import SignalGuard
 from attn_cli.learning.parallel import MemberCheckpoints, ParallelLearner
 from attn_cli.learning.random_states import random_states
 from attn_cli.learning.reporting import MetricsFile, ProgressReport, epoch_line

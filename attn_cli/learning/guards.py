@@ -12,13 +12,11 @@ module's own hook: what those change is in the checkpoint. An exception never le
 
 from __future__ import annotations
 
-import contextlib
 import math
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
@@ -384,26 +382,3 @@ def _any_process(trainer: pl.Trainer, wanted: bool, every: int = 1) -> bool:
     if processes.size() == 1:
         return wanted
     return trainer.global_step % every == 0 and processes.anywhere(wanted)
-
-
-def explain_oom(error: BaseException, batch_size: int, key: str = "trainer.batch_size") -> Refused | None:
-    """A refusal that says what to set, if `error` is an accelerator that ran out of memory; else None."""
-    if not isinstance(error, torch.OutOfMemoryError) and "CUBLAS_STATUS_ALLOC_FAILED" not in str(error):
-        return None
-    smaller = f"set {key}={batch_size // 2}" if batch_size > 1 else "choose a smaller model or image"
-    return Refused(
-        f"The GPU ran out of memory with {key}={batch_size}: {smaller} and start again; "
-        "the checkpoints written so far are kept."
-    )
-
-
-@contextlib.contextmanager
-def evaluating(batch_size: int) -> Iterator[None]:
-    """An evaluation within `attn train`: where memory runs out, it is not the batch of training that is too large."""
-    try:
-        yield
-    except Exception as error:
-        refused = explain_oom(error, batch_size, "trainer.eval_batch_size")
-        if refused is None:
-            raise
-        raise refused from error

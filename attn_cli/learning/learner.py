@@ -20,10 +20,11 @@ from torch import Tensor
 from attn_cli import processes
 from attn_cli.config.schema import Config
 from attn_cli.data.splits import Data
+from attn_cli.devices import evaluating
 from attn_cli.inference.monte_carlo import Evaluation, evaluate
 from attn_cli.learning import optimisers
 from attn_cli.learning.compiling import compiled
-from attn_cli.learning.guards import FiniteGuard, evaluating
+from attn_cli.learning.guards import FiniteGuard
 from attn_cli.learning.loader import EpochBatches
 from attn_cli.learning.objectives import (
     Losses,
@@ -216,7 +217,7 @@ class Learner(pl.LightningModule):
         """With the mean-location policy on the validation images."""
         images, labels = self.data.fixed("validation")
         batch = self.config.trainer.eval_batch_size
-        with evaluating(batch):
+        with evaluating(batch, "trainer.eval_batch_size"):
             return evaluate(self.model, images, labels, batch_size=batch)
 
 

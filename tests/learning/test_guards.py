@@ -18,6 +18,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
+from attn_cli.devices import explain_oom
 from attn_cli.errors import Refused
 from attn_cli.learning.checkpoints import VerifiedCheckpointIO, load, save
 from attn_cli.learning.guards import (
@@ -25,7 +26,6 @@ from attn_cli.learning.guards import (
     FiniteGuard,
     SignalGuard,
     Stopped,
-    explain_oom,
     random_states,
     restore_random_states,
 )

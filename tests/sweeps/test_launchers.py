@@ -13,6 +13,7 @@ from attn_cli.commands import entry
 from attn_cli.sweeps import plan
 
 CORES = len(os.sched_getaffinity(0))
+SWEEPS = "attn-cli[sweeps], in a checkout with pip install -c constraints.txt -e '.[sweeps]'"
 
 
 def threads(work, seed: int) -> str:
@@ -110,21 +111,19 @@ def test_slurm_where_there_is_none_is_refused(work, capsys) -> None:
     assert not (work.folder / "outputs").exists()
 
 
-def test_a_launcher_that_is_not_installed_names_the_extra(work, capsys) -> None:
-    if find_spec("submitit"):
+@pytest.mark.parametrize(
+    ("package", "launcher", "missing", "how"),
+    [
+        ("submitit", "slurm", "submitit_slurm", SWEEPS),
+        ("ray", "ray", "ray", "attn-cli[ray], in a checkout with pip install -e '.[ray]'"),
+    ],
+)
+def test_a_launcher_that_is_not_installed_names_the_extra(
+    work, capsys, package: str, launcher: str, missing: str, how: str
+) -> None:
+    if find_spec(package):
         pytest.skip("it is installed")
-    assert work("seed=1,2", "hydra/launcher=slurm") == 1
+    assert work("seed=1,2", f"hydra/launcher={launcher}") == 1
     assert capsys.readouterr().err == (
-        "attn train: hydra/launcher=submitit_slurm needs a package that is not installed: "
-        "install attn-cli[sweeps], in a checkout with pip install -c constraints.txt -e '.[sweeps]'.\n"
-    )
-
-
-def test_rays_launcher_that_is_not_installed_names_its_extra(work, capsys) -> None:
-    if find_spec("ray"):
-        pytest.skip("it is installed")
-    assert work("seed=1,2", "hydra/launcher=ray") == 1
-    assert capsys.readouterr().err == (
-        "attn train: hydra/launcher=ray needs a package that is not installed: "
-        "install attn-cli[ray], in a checkout with pip install -e '.[ray]'.\n"
+        f"attn train: hydra/launcher={missing} needs a package that is not installed: install {how}.\n"
     )
