@@ -124,6 +124,7 @@ def test_shapes_of_dram(name):
     that stop early cannot be stacked on a CPU.
     """
     shape = bench.SHAPES[name]
+    shape = replace(shape, model=replace(shape.model, filters=(4, 4, 8), features=32, hidden=16))
     settings = command_sections.Bench(
         samples=2, batch_size=2, threads=1, seconds=0.01, compile="off", parallel_seeds=2 if shape.length else 1
     )

@@ -59,7 +59,7 @@ def test_games_are_shown_as_animations(played):
 
 
 def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(attn):
-    whole = (*CATCH, "trainer.epochs=40", "trainer.validate_every=40")
+    whole = (*CATCH, "trainer.epochs=20", "trainer.validate_every=20")
     process = attn.start("train", *whole)
     while not list(attn.folder.glob("outputs/*/checkpoints/last.ckpt")):
         assert process.poll() is None, process.stderr.read()
@@ -70,7 +70,7 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(attn):
     attn("train", f"resume={run}")
     attn("train", *whole)
     results = [json.loads((path / "result.json").read_text()) for path in attn.runs()]
-    assert results[0]["frames"] == results[1]["frames"] == 40 * 64 * 23
+    assert results[0]["frames"] == results[1]["frames"] == 20 * 64 * 23
     first, second = (list(csv.DictReader((path / "metrics.csv").open())) for path in attn.runs())
     assert [row["train_loss"] for row in first] == [row["train_loss"] for row in second]
 

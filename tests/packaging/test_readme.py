@@ -84,6 +84,7 @@ def test_every_column_and_key_is_explained() -> None:
     assert {*COLUMNS, *SOMETIMES} | set(keys) | set(mc_keys) | set(bench_keys) <= named
 
 
+@pytest.mark.slow
 def test_the_example_package_works_as_printed(attn: Attn, tmp_path: Path) -> None:
     """pip installs it beside the wheel; its model and its data set train, evaluate and draw."""
     source, target = tmp_path / "my-attention", tmp_path / "site"
