@@ -31,6 +31,7 @@ class Ram:
     location_mean: str = choice("linear", "linear", "tanh")
     policy: str = choice("gaussian", "gaussian", "grid", "random", "fixed")
     grid: int = bounded(5, 2, 5)  # places per side with policy=grid; the paper found more than 25 places hard
+    first: str = choice("random", "random", "learned")  # the first location
     stop: str = choice("never", "never", "learned")
     glimpse_cost: float = bounded(0.01, 0, 1000)  # in units of the reward
     scale: str = choice("fixed", "fixed", "learned")
@@ -46,6 +47,7 @@ class RamCatch:
     core: ClassVar[str] = "lstm"
     policy_gradient: ClassVar[str] = "full"
     baseline: ClassVar[str] = "learned"
+    first: ClassVar[str] = "learned"
     stop: ClassVar[str] = "never"
     scale: ClassVar[str] = "fixed"
     magnification: ClassVar[float] = 1.0
@@ -193,6 +195,10 @@ def check_model(model: object) -> None:
         )
     if isinstance(model, Ram) and model.stop == "learned" and model.policy == "fixed":
         raise Refused("model.stop=learned decides whether to look elsewhere; model.policy=fixed never does.")
+    if isinstance(model, Ram) and model.first == "learned":
+        for key, value in (("policy", "random"), ("policy", "fixed"), ("stop", "learned")):
+            if getattr(model, key) == value:
+                raise Refused(f"model.first=learned cannot be combined with model.{key}={value}.")
     if isinstance(model, Ram) and model.scale == "learned":
         _check_scale(model)
     if isinstance(model, (Dram, SoftRam, Stn)):

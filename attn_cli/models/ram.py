@@ -116,7 +116,8 @@ class RAM(GlimpseModel):
         self.noises += self.stops + self.zooms  # the decision to answer has the third number, the scale the last
         self.config = config
         self.glimpses = glimpses.count
-        self.stochastic = self.random_start = config.policy != "fixed"
+        self.stochastic = config.policy != "fixed"
+        self.random_start = config.policy == "random" or (self.stochastic and config.first == "random")
         if config.policy in ("random", "fixed"):
             self.attention = ()  # the location network is not asked
         self.retina = Retina(glimpses.size, scales.count, channels, background)
@@ -246,7 +247,7 @@ class RAM(GlimpseModel):
     def parts(self, targets: float | None = None) -> list[Part]:
         N, network = self.glimpses, self.glimpse_network
         first = network.what.weight.numel() + network.where.weight.numel()  # read pixels and locations
-        moves = 0 if self.config.policy in ("random", "fixed") else N - 1
+        moves = 0 if self.config.policy in ("random", "fixed") else N - self.random_start
         locate, judge = self.location_network.weight.numel(), self.baseline_network.weight.numel()
         found = [
             Part("glimpse network", first + network.combine.weight.numel(), N, spared=N * first),

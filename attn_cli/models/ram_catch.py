@@ -54,7 +54,7 @@ class RamCatch(RAM):
         self.register_buffer("covered", covered.view(-1, 1, 1, 1), persistent=False)
         self.game, self.scale = game, config.location_scale
         self.glimpses = game.frames
-        self.random_start, self.stochastic = config.policy == "random", False
+        self.stochastic = False
 
     def sense(self, patches: Tensor) -> Tensor:
         return patches * self.covered

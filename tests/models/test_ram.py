@@ -91,6 +91,24 @@ def test_first_location_is_uniform_over_the_image_and_the_mean_policy_adds_no_no
     assert means.shape == (1, 2)
 
 
+@pytest.mark.parametrize("policy", ["gaussian", "grid"])
+def test_a_learned_first_location_is_chosen_by_the_policy_from_what_has_seen_nothing(policy):
+    model, images = make(first="learned", policy=policy, glimpses=3), pictures(8)
+    assert model.stochastic and not model.random_start
+    _, greedy = run(model, images, greedy=True)
+    chosen = model.location_network.bias
+    expected = chosen if policy == "gaussian" else model.places[chosen.argmax()]
+    torch.testing.assert_close(greedy.locations[0, :, 0], expected.expand(8, 2))
+    _, trace = run(model, images, samples=2)
+    assert trace.log_probs.shape == trace.baselines.shape == (2, 8, 3)
+    assert trace.locations[:, :, 0].flatten(0, 1).unique(dim=0).shape[0] > 1
+    trace.log_probs[..., 0].sum().backward()
+    assert chosen.grad.abs().max() > 0
+    assert model.core.weight.grad is None or model.core.weight.grad.abs().max() == 0
+    moved = model.location_network.weight.numel()
+    assert model.multiply_adds() - make(policy=policy, glimpses=3).multiply_adds() == moved
+
+
 @pytest.mark.parametrize(("policy_gradient", "reaches"), [("detached", False), ("full", True)])
 @pytest.mark.parametrize("core", ["relu", "lstm"])
 def test_where_the_policy_gradient_goes(core, policy_gradient, reaches):
