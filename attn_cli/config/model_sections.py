@@ -196,9 +196,10 @@ def check_model(model: object) -> None:
     if isinstance(model, Ram) and model.stop == "learned" and model.policy == "fixed":
         raise Refused("model.stop=learned decides whether to look elsewhere; model.policy=fixed never does.")
     if isinstance(model, Ram) and model.first == "learned":
-        for key, value in (("policy", "random"), ("policy", "fixed"), ("stop", "learned")):
-            if getattr(model, key) == value:
-                raise Refused(f"model.first=learned cannot be combined with model.{key}={value}.")
+        if model.policy in ("random", "fixed"):
+            raise Refused(f"model.first=learned needs a policy that learns, not model.policy={model.policy}.")
+        if model.stop == "learned":
+            raise Refused("model.first=learned does not go together with model.stop=learned: leave one out.")
     if isinstance(model, Ram) and model.scale == "learned":
         _check_scale(model)
     if isinstance(model, (Dram, SoftRam, Stn)):

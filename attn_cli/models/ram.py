@@ -14,7 +14,7 @@ Departures from the paper, and choices that it leaves open:
     the core, as in eq. 1; `policy_gradient: detached` stops it at the location network. The baseline network never
     sends gradient into the core.
  3. Samples are clamped to [-1, 1] to look; the log-density is that of the unclamped sample. The first location is
-    uniform.
+    uniform; with `first: learned` the policy chooses it, too, from the state that has seen nothing.
  4. `location_mean: tanh` squashes the mean; the paper's is linear, the default.
  5. The LSTM core starts with a forget-gate bias of 1.
  6. `policy: fixed` looks at the centre all the time, for comparison.
@@ -117,7 +117,7 @@ class RAM(GlimpseModel):
         self.config = config
         self.glimpses = glimpses.count
         self.stochastic = config.policy != "fixed"
-        self.random_start = config.policy == "random" or (self.stochastic and config.first == "random")
+        self.random_start = self.stochastic and (config.first == "random" or config.policy == "random")
         if config.policy in ("random", "fixed"):
             self.attention = ()  # the location network is not asked
         self.retina = Retina(glimpses.size, scales.count, channels, background)
@@ -248,17 +248,19 @@ class RAM(GlimpseModel):
         N, network = self.glimpses, self.glimpse_network
         first = network.what.weight.numel() + network.where.weight.numel()  # read pixels and locations
         moves = 0 if self.config.policy in ("random", "fixed") else N - self.random_start
+        full = self.config.policy_gradient == "full"
+        ends = max(0, moves - (N - 1)) if full else moves  # where its gradient goes no further
         locate, judge = self.location_network.weight.numel(), self.baseline_network.weight.numel()
         found = [
             Part("glimpse network", first + network.combine.weight.numel(), N, spared=N * first),
             Part("core", self.core.weight.numel(), N),
-            Part("location network", locate, moves, moves * locate * (self.config.policy_gradient != "full")),
+            Part("location network", locate, moves, spared=ends * locate),
             Part("action network", self.action_network.weight.numel()),
         ]
         judged = N - 1 if self.stops else moves
         if self.stops:
             stop, answer = self.stop_network.weight.numel(), self.action_network.weight.numel()
-            cut = judged * stop * (self.config.policy_gradient != "full")
+            cut = 0 if full else judged * stop
             found.append(Part("stop network", stop, judged, cut))
             found.append(Part("answers after other glimpses", answer, N - 1))
         if self.config.baseline == "learned":

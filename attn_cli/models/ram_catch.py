@@ -4,8 +4,8 @@ Implemented: the network of ram.py with an LSTM core, which looks at one glimpse
 and actions are both learned by REINFORCE from the final reward, with a baseline that depends on the state.
 
 Departures from the paper, and choices that it leaves open, besides those of ram.py:
- 1. The first location is chosen by the policy, too, from the state that has seen nothing, so that nothing but the game
-    is left to chance when the mean location and the likeliest action are taken.
+ 1. The first location is learned, too (`first: learned` in ram.py), so that nothing but the game is left to chance when
+    the mean location and the likeliest action are taken.
  2. Coarse patches have the sums of the pixels that they cover, not the means: the ball is a single pixel, and would
     fade to a sixteenth on the coarsest of three scales.
  3. The network is not told which action it took.

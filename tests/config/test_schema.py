@@ -164,6 +164,9 @@ def test_keys_that_do_not_go_together(values: dict[str, Any], changes: dict[str,
         (schema.SoftRam(pretrain_glimpse=2), "model.pretrain_glimpse is for model.glimpse=conv"),
         (schema.SoftRam(filters=(4, 4, 4, 4)), "model.filters must be three or five numbers"),
         (schema.Dram(filters=(4,) * 5), "model.filters must be three numbers"),
+        (schema.Ram(first="learned", policy="fixed"), "needs a policy that learns, not model.policy=fixed"),
+        (schema.Ram(first="learned", policy="random"), "needs a policy that learns, not model.policy=random"),
+        (schema.Ram(first="learned", stop="learned"), "model.first=learned does not go together with model.stop"),
     ],
 )
 def test_options_of_a_model_that_do_not_go_together(model: Any, says: str) -> None:
