@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from attn_cli.commands.combine import check_reader
+from attn_cli.commands.file_names import changes
 from attn_cli.config import command_sections
 from attn_cli.data.splits import Pictures
 from attn_cli.devices import choose_device, prepare_cpu
@@ -44,11 +45,12 @@ def run(config: command_sections.Show) -> list[Path]:
         check_same_images(restored, backward, config.split, "draw readers of")
         readers = {"forward": restored, "backward": backward}
     folder = make_folder(Path(config.output or found.path / "pictures"), "output")
-    split = f"{restored.config.data.name}-{config.split}" if config.data else config.split
+    parts = [restored.config.data.name if config.data else "", config.split, *changes(config, "checkpoint")]
+    name = "-".join(part for part in parts if part)
     if restored.model.game is not None:
-        files = draw_games(restored, labels, wanted, config.seed, folder, config.gif, split)
+        files = draw_games(restored, labels, wanted, config.seed, folder, config.gif, name)
     else:
-        files = draw(readers, images, labels, wanted, config.seed, folder, config.gif, split)
+        files = draw(readers, images, labels, wanted, config.seed, folder, config.gif, name)
     for file in files:
         print(file)
     return files
@@ -56,16 +58,16 @@ def run(config: command_sections.Show) -> list[Path]:
 
 @torch.no_grad()
 def draw_games(
-    restored: Restored, starts: Tensor, wanted: list[int], seed: int, folder: Path, gif: bool, split: str
+    restored: Restored, starts: Tensor, wanted: list[int], seed: int, folder: Path, gif: bool, name: str
 ) -> list[Path]:
-    """games-<split>.png and, if asked, game-<split>-<i>.gif for each game, as `attn eval` plays them."""
+    """games-NAME.png and, if asked, game-NAME-<i>.gif for each game, as `attn eval` plays them."""
     model, info = restored.model, restored.data.info
     noise = evaluation_noise(seed, 0, 0, len(starts), model.steps, model.noises)[torch.tensor(wanted)]
     index = torch.tensor(wanted, device=starts.device)
     trace = play(model, starts[index], noise[None].to(starts.device), greedy=True, record=True)
-    files = [games_figure(trace, folder / f"games-{split}.png")]
+    files = [games_figure(trace, folder / f"games-{name}.png")]
     for i, number in enumerate(wanted if gif else ()):
-        files.append(game_animation(trace, i, info.class_names, folder / f"game-{split}-{number}.gif"))
+        files.append(game_animation(trace, i, info.class_names, folder / f"game-{name}-{number}.gif"))
     return files
 
 
@@ -78,34 +80,34 @@ def draw(
     seed: int,
     folder: Path,
     gif: bool,
-    split: str,
+    name: str,
 ) -> list[Path]:
-    """paths-<split>.png, or of videos strips-<split>.png, and, if asked, glimpses-<split>-<i>.gif for each image; of
+    """paths-NAME.png, or of videos strips-NAME.png, and, if asked, glimpses-NAME-<i>.gif for each image; of
     several readers, by heading, side by side, and the files' names start with those of the readers. The noise is that
     of `attn eval`.
     """
     index, names = torch.tensor(wanted, device=images.device), next(iter(readers.values())).data.info.class_names
     chosen = images[index]
     seen: dict[str, tuple[Trace, Tensor]] = {}
-    for name, restored in readers.items():
+    for reader, restored in readers.items():
         model = restored.model
         noise = evaluation_noise(seed, 0, 0, len(labels), model.steps, model.noises)[torch.tensor(wanted)]
         _, trace = rollout(model, chosen, noise[None].to(images.device), greedy=True, record=True)
-        seen[name] = (trace, model.order(labels[index]).cpu())
-    prefix = "".join(f"{name}-" for name in readers if name)
+        seen[reader] = (trace, model.order(labels[index]).cpu())
+    prefix = "".join(f"{reader}-" for reader in readers if reader)
     if len(seen) == 1:
         trace, truth = seen[""]
         if moving(chosen):
-            files = [strips_figure(chosen, trace, truth, names, folder / f"strips-{split}.png")]
+            files = [strips_figure(chosen, trace, truth, names, folder / f"strips-{name}.png")]
         else:
-            files = [glimpse_path_figure(chosen, trace, truth, names, folder / f"paths-{split}.png")]
+            files = [glimpse_path_figure(chosen, trace, truth, names, folder / f"paths-{name}.png")]
     else:
-        files = [readers_figure(chosen, seen, names, folder / f"{prefix}paths-{split}.png")]
+        files = [readers_figure(chosen, seen, names, folder / f"{prefix}paths-{name}.png")]
     for i, number in enumerate(wanted if gif else ()):
-        path = folder / f"{prefix}glimpses-{split}-{number}.gif"
+        path = folder / f"{prefix}glimpses-{name}-{number}.gif"
         if len(seen) == 1:
             files.append(glimpse_animation(chosen[i], trace, i, truth[i], names, path))
         else:
-            answers = {name: (trace, truth[i]) for name, (trace, truth) in seen.items()}
+            answers = {reader: (trace, truth[i]) for reader, (trace, truth) in seen.items()}
             files.append(readers_animation(chosen[i], answers, i, names, path))
     return files

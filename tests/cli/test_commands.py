@@ -142,6 +142,11 @@ def test_show_draws_paths_and_animations(trained):
     assert Image.open(run / "pictures" / "paths-validation.png").size[0] > 200
     for number in (3, 5):
         assert Image.open(run / "pictures" / f"glimpses-validation-{number}.gif").n_frames == 6
+    drawn = {path: path.stat().st_mtime_ns for path in (run / "pictures").iterdir()}
+    trained("show", "images=[3]", "split=validation", "checkpoint=last")  # beside those of the best
+    added = {path.name for path in (run / "pictures").iterdir()} - {path.name for path in drawn}
+    assert added == {"paths-validation-last.png", "glimpses-validation-last-3.gif"}
+    assert all(path.stat().st_mtime_ns == written for path, written in drawn.items())
     refused = trained("show", "images=[99999]", code=1)
     assert "lies outside the test split" in refused.stderr and "Traceback" not in refused.stderr
 
