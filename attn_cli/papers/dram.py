@@ -109,6 +109,31 @@ TABLES = (
                 Evaluate("ram-4-scales-longer", AVERAGED),
             ),
             _cell(
+                "ram-4-first",
+                "RAM with 4 scales that learns where to look first, too",
+                _four_scales(
+                    "dram/table1_ram",
+                    *("model.first=learned", "model.sigma=0.1", "trainer.epochs=60", "optimizer.lr=0.002"),
+                    start="ram-4-near-pairs",
+                    cpu=25 * MINUTE,
+                ),
+            ),
+            _cell(
+                "ram-4-first-longer",
+                "and on from there with σ 0.05",
+                _four_scales(
+                    "dram/table1_ram",
+                    *("model.first=learned", "model.sigma=0.05", "trainer.epochs=100", "optimizer.lr=0.0015"),
+                    start="ram-4-first",
+                    cpu=45 * MINUTE,
+                ),
+            ),
+            _cell(
+                "ram-4-first-longer-average",
+                "the same, 10 paths averaged",
+                Evaluate("ram-4-first-longer", AVERAGED),
+            ),
+            _cell(
                 "no-context",
                 "DRAM without context",
                 Train(

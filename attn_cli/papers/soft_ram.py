@@ -192,6 +192,15 @@ TABLES = (
                 3.29,
             ),
             _warped(
+                "no-context-warped",
+                "the same for longer, warped training digits",
+                "no_context",
+                "small-scenes-no-context",
+                120,
+                46,
+            ),
+            _averaged("no-context-warped"),
+            _warped(
                 "no-context-conv",
                 "without context, from a convolutional reader of pairs, warped training digits",
                 "no_context",
