@@ -200,6 +200,8 @@ TABLES = (
                 46,
             ),
             _averaged("no-context-warped"),
+            _warped("no-context-longer", "and on", "no_context", "no-context-warped", 60, 25),
+            _averaged("no-context-longer"),
             _warped(
                 "no-context-conv",
                 "without context, from a convolutional reader of pairs, warped training digits",
