@@ -33,7 +33,12 @@ def file_name(what: str, config: Evaluate | Combine, *others: str) -> str:
     if config.data is not None and not _as_shipped(config.data):
         settings = json.dumps(schema.to_dict(config.data), sort_keys=True)
         parts.append(hashlib.sha256(settings.encode()).hexdigest()[:8])
-    return "-".join(part for part in parts if part) + ".json"
+    return joined(*parts) + ".json"
+
+
+def joined(*parts: str) -> str:
+    """One name of these parts, of those that are not empty."""
+    return "-".join(part for part in parts if part)
 
 
 def write_result(path: Path, result: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from attn_cli.commands.combine import check_reader
-from attn_cli.commands.file_names import changes
+from attn_cli.commands.file_names import changes, joined
 from attn_cli.config import command_sections
 from attn_cli.data.splits import Pictures
 from attn_cli.devices import choose_device, prepare_cpu
@@ -45,8 +45,7 @@ def run(config: command_sections.Show) -> list[Path]:
         check_same_images(restored, backward, config.split, "draw readers of")
         readers = {"forward": restored, "backward": backward}
     folder = make_folder(Path(config.output or found.path / "pictures"), "output")
-    parts = [restored.config.data.name if config.data else "", config.split, *changes(config, "checkpoint")]
-    name = "-".join(part for part in parts if part)
+    name = joined(config.data.name if config.data else "", config.split, *changes(config, "checkpoint"))
     if restored.model.game is not None:
         files = draw_games(restored, labels, wanted, config.seed, folder, config.gif, name)
     else:
