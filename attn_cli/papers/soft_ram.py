@@ -31,80 +31,39 @@ from attn_cli.papers.cells import (
     Table,
     Train,
 )
+from attn_cli.papers.soft_ram_recipes import (
+    APART,
+    AVERAGED,
+    BLIND,
+    BOTH,
+    BOTH_AVERAGED,
+    CONVOLVED,
+    DRAWN,
+    FAR,
+    FAR_LONGER,
+    FIRST,
+    FIT,
+    LONG,
+    LONGER,
+    LONGEST,
+    NEAR,
+    PAIR,
+    SHARP,
+    SMALL,
+    SUM,
+    TEN_CROPS,
+    averaged,
+    draw_on,
+    lesson,
+    pair,
+    warped,
+)
 
 SSCI = "IEEE SSCI 2016"
-AVERAGED = ("mc_samples=10", "repeats=1")
-BOTH, BOTH_AVERAGED = ("rule=average",), ("rule=average", "mc_samples=10")
-TEN_CROPS = ("ten_crops=true",)
-EVERY = ("model.answers=every", "model.noise=0.05")
-FIRST = (*EVERY, "optimizer.attention=0.2", "trainer.epochs=8")
-SHARP = "model.coarse=40"  # pixels a side of the context's image
-STEADY = ("optimizer=adam", "optimizer.lr=0.001")  # one rate, for lessons
-SMALL = ("data.height=72", "data.width=72", "data.pieces=4", *STEADY)
-EACH = "model.answer_from=glimpse"  # every glimpse must read the digit that is asked for, by itself
-IN_ORDER = ("data=mnist_pairs", "data.label=sequence", "glimpses.count=2", *EVERY, EACH)
-ORDERED = (*IN_ORDER, *STEADY, "optimizer.attention=0.3")
-NEAR = (
-    *ORDERED,
-    "data.height=72",
-    "data.width=72",
-    "data.pieces=2",
-    "data.overlap=0.4",
-    "trainer.epochs=8",
-)
-APART = (
-    *ORDERED,
-    "data.height=80",
-    "data.width=80",
-    "data.pieces=4",
-    "data.overlap=0.2",
-    "trainer.epochs=6",
-)
-FAR = (*ORDERED, "trainer.epochs=6")
-FAR_LONGER = (*IN_ORDER, "optimizer.attention=0.5", "trainer.epochs=25")
-ABSOLUTE = ("model.centre=absolute", "model.limit=null", *EVERY)
-PAIR = (*ABSOLUTE, "optimizer.attention=0.1", "optimizer.lr=0.002", "trainer.epochs=60")
-LONGER = (*ABSOLUTE, "optimizer.attention=0.2", "trainer.epochs=54")
-LONGEST = (*ABSOLUTE, "optimizer.attention=0.2", "trainer.epochs=216")
-SUM = (*ABSOLUTE, "optimizer.attention=0.2", "trainer.epochs=27")
-FIT = (*FAR_LONGER, "model.refit=true")
-SHARP_PAIR = (*ABSOLUTE, "optimizer.attention=0.2", SHARP)
-CONVOLVED = "model.glimpse=conv"
-BLIND = ("model.noise=0.05", "optimizer.attention=0.1", "trainer.epochs=35")
-DRAWN = ("optimizer.attention=0.3", "trainer.epochs=100")
-LONG = (*EVERY, "optimizer.attention=0.1", "trainer.epochs=160")
-WARPED = (
-    *EVERY,
-    "data.warp=0.15",
-    "optimizer.attention=0.3",
-    "optimizer.weight_decay=0.1",
-)
 
 
 def _cell(name: str, title: str, how: How, published: float, note: str = "") -> Cell:
     return Cell(name, title, how, (Published(SSCI, published, note),))
-
-
-def _averaged(of: str) -> Cell:
-    return Cell(f"{of}-average", "the same, 10 noisy paths averaged", Evaluate(of, AVERAGED))
-
-
-def _pair(name: str, title: str, start: str | tuple[str, ...], minutes: int, *overrides: str) -> Cell:
-    """A reader of pairs with the context's sharp image, from others."""
-    train = Train("soft_ram/table2_pair", (*SHARP_PAIR, *overrides), start=start, cpu=minutes * MINUTE)
-    return Cell(name, title, train)
-
-
-def _warped(name: str, title: str, experiment: str, start: str, epochs: int, minutes: int, *overrides: str) -> Cell:
-    """A reader of one digit from others, trained on warped digits."""
-    given = (*WARPED, f"trainer.epochs={epochs}", *overrides)
-    return Cell(name, title, Train(f"soft_ram/table1_{experiment}", given, start=start, cpu=minutes * MINUTE))
-
-
-def _lesson(name: str, title: str, start: str, minutes: int, *overrides: str) -> Cell:
-    """Where to look, learned on scenes of one kind after another."""
-    train = Train("soft_ram/table1_context", overrides, start=start, cpu=minutes * MINUTE)
-    return Cell(name, f"lesson: {title}", train, lesson=True)
 
 
 def _draw(count: int, lesson_epochs: int, published: float, *overrides: str, minutes: int) -> tuple[Cell, Cell]:
@@ -116,11 +75,6 @@ def _draw(count: int, lesson_epochs: int, published: float, *overrides: str, min
         Cell(first, f"lesson: DRAW, {count} glimpses, one digit with 4 pieces, 72×72", small, lesson=True),
         _cell(f"draw-{count}", f"Gregor et al., {count} glimpses", train, published),
     )
-
-
-def _draw_on(start: str) -> Train:
-    """DRAW with four glimpses, for as many epochs again."""
-    return Train("soft_ram/table1_draw_4", DRAWN, start=start, cpu=30 * MINUTE)
 
 
 def _bird(name: str, title: str, how: How, accuracy: float) -> Cell:
@@ -170,8 +124,8 @@ TABLES = (
             _cell("ram-4", "Mnih et al., 4 glimpses", Same("ram/2b/4-glimpses"), 9.41),
             _cell("ram-8", "Mnih et al., 8 glimpses", Same("ram/2b/8-glimpses"), 8.11),
             *_draw(4, 8, 4.18, *DRAWN, minutes=30),
-            Cell("draw-4-longer", "the same, for longer", _draw_on("draw-4")),
-            Cell("draw-4-longest", "and on", _draw_on("draw-4-longer")),
+            Cell("draw-4-longer", "the same, for longer", draw_on("draw-4")),
+            Cell("draw-4-longest", "and on", draw_on("draw-4-longer")),
             *_draw(8, 5, 3.36, "optimizer.attention=0.3", minutes=33),
             Cell(
                 "small-scenes",
@@ -191,7 +145,7 @@ TABLES = (
                 Train("soft_ram/table1_no_context", BLIND, start="small-scenes-no-context", cpu=13 * MINUTE),
                 3.29,
             ),
-            _warped(
+            warped(
                 "no-context-warped",
                 "the same for longer, warped training digits",
                 "no_context",
@@ -199,10 +153,10 @@ TABLES = (
                 120,
                 46,
             ),
-            _averaged("no-context-warped"),
-            _warped("no-context-longer", "and on", "no_context", "no-context-warped", 60, 25),
-            _averaged("no-context-longer"),
-            _warped(
+            averaged("no-context-warped"),
+            warped("no-context-longer", "and on", "no_context", "no-context-warped", 60, 25),
+            averaged("no-context-longer"),
+            warped(
                 "no-context-conv",
                 "without context, from a convolutional reader of pairs, warped training digits",
                 "no_context",
@@ -211,7 +165,7 @@ TABLES = (
                 22,
                 CONVOLVED,
             ),
-            _averaged("no-context-conv"),
+            averaged("no-context-conv"),
             Cell(
                 "context-first",
                 "with context, first run",
@@ -223,8 +177,8 @@ TABLES = (
                 Train("soft_ram/table1_context", LONG, start="context-first", cpu=62 * MINUTE),
                 1.80,
             ),
-            _averaged("context"),
-            _warped(
+            averaged("context"),
+            warped(
                 "context-warped",
                 "with context, training digits turned, sheared and resized a little",
                 "context",
@@ -232,7 +186,7 @@ TABLES = (
                 100,
                 58,
             ),
-            _averaged("context-warped"),
+            averaged("context-warped"),
             Cell(
                 "small-scenes-40",
                 "lesson: one digit with 4 pieces, 72×72; context 40×40",
@@ -244,7 +198,7 @@ TABLES = (
                 "with context 40×40, first run",
                 Train("soft_ram/table1_context", (*FIRST, SHARP), start="small-scenes-40", cpu=6 * MINUTE),
             ),
-            _warped(
+            warped(
                 "context-40",
                 "with context 40×40, training digits turned, sheared and resized a little",
                 "context",
@@ -253,8 +207,8 @@ TABLES = (
                 107,
                 SHARP,
             ),
-            _averaged("context-40"),
-            _warped(
+            averaged("context-40"),
+            warped(
                 "context-conv",
                 "with context 40×40, from a convolutional reader of pairs, warped training digits",
                 "context",
@@ -264,9 +218,9 @@ TABLES = (
                 SHARP,
                 CONVOLVED,
             ),
-            _averaged("context-conv"),
-            _warped("context-conv-longer", "the same, for longer", "context", "context-conv", 25, 16, SHARP, CONVOLVED),
-            _averaged("context-conv-longer"),
+            averaged("context-conv"),
+            warped("context-conv-longer", "the same, for longer", "context", "context-conv", 25, 16, SHARP, CONVOLVED),
+            averaged("context-conv-longer"),
         ),
         versions=(SSCI,),
     ),
@@ -276,35 +230,35 @@ TABLES = (
         (
             _cell("dram-pair", "Ba et al., pair", Same("dram/1/dram"), 5),
             _cell("dram-sum", "Ba et al., sum", Same("dram/2/dram"), 2.5),
-            _lesson(
+            lesson(
                 "near",
                 "which digits from left to right, each glimpse by itself; 72×72, close together",
                 "soft_ram/1/small-scenes",
                 5,
                 *NEAR,
             ),
-            _lesson("apart", "the same, 80×80, less close", "near", 5, *APART),
-            _lesson("far", "the same, the scenes of the pairs", "apart", 5, *FAR),
-            _lesson("far-longer", "and on", "far", 18, *FAR_LONGER),
+            lesson("apart", "the same, 80×80, less close", "near", 5, *APART),
+            lesson("far", "the same, the scenes of the pairs", "apart", 5, *FAR),
+            lesson("far-longer", "and on", "far", 18, *FAR_LONGER),
             _cell("pair", "pair", Train("soft_ram/table2_pair", PAIR, start="far-longer", cpu=31 * MINUTE), 4.3),
-            _averaged("pair"),
+            averaged("pair"),
             Cell(
                 "pair-longer",
                 "pair, for longer, at half the rate",
                 Train("soft_ram/table2_pair", LONGER, start="pair", cpu=28 * MINUTE),
             ),
-            _averaged("pair-longer"),
+            averaged("pair-longer"),
             Cell(
                 "pair-longest",
                 "and on",
                 Train("soft_ram/table2_pair", LONGEST, start="pair-longer", cpu=107 * MINUTE),
             ),
-            _averaged("pair-longest"),
-            _lesson("near-40", "as `near`; context 40×40", "soft_ram/1/small-scenes-40", 7, *NEAR, SHARP),
-            _lesson("near-40b", "and on", "near-40", 5, *NEAR, "trainer.epochs=5", SHARP),
-            _lesson("apart-40", "as `apart`; context 40×40", "near-40b", 5, *APART, SHARP),
-            _lesson("far-40", "as `far`; context 40×40", "apart-40", 6, *FAR, SHARP),
-            _lesson(
+            averaged("pair-longest"),
+            lesson("near-40", "as `near`; context 40×40", "soft_ram/1/small-scenes-40", 7, *NEAR, SHARP),
+            lesson("near-40b", "and on", "near-40", 5, *NEAR, "trainer.epochs=5", SHARP),
+            lesson("apart-40", "as `apart`; context 40×40", "near-40b", 5, *APART, SHARP),
+            lesson("far-40", "as `far`; context 40×40", "apart-40", 6, *FAR, SHARP),
+            lesson(
                 "far-fit-40",
                 "and on, with grids that are moved onto the digits and narrowed",
                 "far-40",
@@ -312,9 +266,9 @@ TABLES = (
                 *FIT,
                 SHARP,
             ),
-            _pair("pair-40", "pair, context 40×40", "far-fit-40", 25, "optimizer.lr=0.002", "trainer.epochs=50"),
-            _pair("pair-40-longer", "pair, for longer, at half the rate", "pair-40", 80, "trainer.epochs=150"),
-            _pair(
+            pair("pair-40", "pair, context 40×40", "far-fit-40", 25, "optimizer.lr=0.002", "trainer.epochs=50"),
+            pair("pair-40-longer", "pair, for longer, at half the rate", "pair-40", 80, "trainer.epochs=150"),
+            pair(
                 "pair-40-warped",
                 "the same, training digits turned, sheared and resized a little",
                 "pair-40",
@@ -322,7 +276,7 @@ TABLES = (
                 "data.warp=0.1",
                 "trainer.epochs=130",
             ),
-            _pair(
+            pair(
                 "pair-40-mean",
                 "pair, from the mean of the weights of these two",
                 ("pair-40-longer", "pair-40-warped"),
@@ -330,8 +284,8 @@ TABLES = (
                 "optimizer.lr=0.0001",
                 "trainer.epochs=4",
             ),
-            _averaged("pair-40-mean"),
-            _pair(
+            averaged("pair-40-mean"),
+            pair(
                 "pair-conv",
                 "pair, from these weights with a convolutional glimpse network in place of the fully-connected one",
                 "pair-40-mean",
@@ -340,7 +294,7 @@ TABLES = (
                 "optimizer.lr=0.002",
                 "trainer.epochs=50",
             ),
-            _pair(
+            pair(
                 "pair-conv-longer",
                 "pair, for longer, at half the rate",
                 "pair-conv",
@@ -348,8 +302,8 @@ TABLES = (
                 CONVOLVED,
                 "trainer.epochs=100",
             ),
-            _averaged("pair-conv-longer"),
-            _pair(
+            averaged("pair-conv-longer"),
+            pair(
                 "pair-conv-warped",
                 "and on, training digits turned, sheared and resized a little",
                 "pair-conv-longer",
@@ -358,8 +312,8 @@ TABLES = (
                 "data.warp=0.1",
                 "trainer.epochs=36",
             ),
-            _averaged("pair-conv-warped"),
-            _pair(
+            averaged("pair-conv-warped"),
+            pair(
                 "pair-conv-mean",
                 "pair, from the mean of the weights of these two",
                 ("pair-conv-longer", "pair-conv-warped"),
@@ -368,21 +322,21 @@ TABLES = (
                 "optimizer.lr=0.0001",
                 "trainer.epochs=4",
             ),
-            _averaged("pair-conv-mean"),
+            averaged("pair-conv-mean"),
             _cell("sum", "sum", Train("soft_ram/table2_sum", SUM, start="pair", cpu=15 * MINUTE), 2.55),
-            _averaged("sum"),
+            averaged("sum"),
             Cell(
                 "sum-40",
                 "sum, context 40×40",
                 Train("soft_ram/table2_sum", (*SUM, SHARP), start="pair-40-mean", cpu=14 * MINUTE),
             ),
-            _averaged("sum-40"),
+            averaged("sum-40"),
             Cell(
                 "sum-conv",
                 "sum, convolutional glimpse network",
                 Train("soft_ram/table2_sum", (*SUM, SHARP, CONVOLVED), start="pair-conv-longer", cpu=20 * MINUTE),
             ),
-            _averaged("sum-conv"),
+            averaged("sum-conv"),
         ),
         versions=(SSCI,),
     ),
