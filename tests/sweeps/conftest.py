@@ -19,7 +19,7 @@ from attn_cli.pictures import sweep_axes
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 STUB = """
-import json, os, signal, sys
+import json, os, signal, sys, time
 from pathlib import Path
 from attn_cli import runs
 from attn_cli.commands.train_together import together
@@ -30,14 +30,19 @@ def run(config):
     folders = [runs.open_run(config.resume)] if config.resume else [runs.create(own) for own in config.alone()]
     with open("ran.txt", "a") as file:
         file.write(" ".join([str(config.seed), *sys.argv[2:]]) + "\\n")
-    with open(f"threads-{config.seed}.txt", "w") as file:
+    with open(f"threads-{config.seed}.part", "w") as file:
         file.write(f"{config.trainer.threads} {os.environ.get('OMP_NUM_THREADS')}")
+    os.replace(file.name, f"threads-{config.seed}.txt")
     match json.loads(Path("fates.json").read_text()).get(str(config.seed)):
         case "fail": raise ValueError("boom")
         case "refuse": raise Refused("no.")
         case "leave": sys.exit(0)
         case "stop": raise KeyboardInterrupt
         case "kill": os.kill(os.getpid(), signal.SIGKILL)
+        case "kill after the first":  # which another process runs, and may be slower to start
+            limit = time.monotonic() + 120
+            while not Path("threads-1.txt").exists() and time.monotonic() < limit: time.sleep(0.05)
+            os.kill(os.getpid(), signal.SIGKILL)
         case "timeout": raise type("UncompletedJobError", (RuntimeError,), {})("timed out")
         case "nan": return {"val_error": float("nan")}
     results = []

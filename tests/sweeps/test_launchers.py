@@ -22,7 +22,7 @@ def threads(work, seed: int) -> str:
 
 def test_joblib_shares_the_processor_and_a_killed_job_is_resumable(work) -> None:
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
-    work.fates(s3="kill")
+    work.fates(s3="kill after the first")
     done = work.process("seed=1,2,3,4", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
     assert done.returncode == 1, done.stderr
     assert "The sweep broke off: TerminatedWorkerError" in done.stderr
