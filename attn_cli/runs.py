@@ -3,14 +3,12 @@
     outputs/<data>-<model>-<glimpses>g-<yyyymmdd-hhmmss>-<4 hex>/
         config.yaml  status.json  result.json  metrics.csv  log.txt  curves.png  checkpoints/  pictures/
 
-Small files are replaced as a whole: a reader sees the old or the new content, after a crash too. Imports no torch.
+Imports no torch.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import json
 import math
 import os
@@ -19,146 +17,22 @@ import re
 import secrets
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import yaml
 
 import attn_cli
 from attn_cli.config import schema
-from attn_cli.errors import NO_LOCKS, Refused, nearest
+from attn_cli.errors import Refused, nearest
+from attn_cli.files import alive, write_atomically
 
 STATUSES = ("running", "finished", "failed", "interrupted", "terminated")
 LARGEST_SMALL_FILE = 4 << 20  # bytes; a config or status file beyond this is not one of ours
-
-
-@contextlib.contextmanager
-def replacing(path: Path, keep_as: Path | None = None) -> Iterator[IO[bytes]]:
-    """A binary file that becomes `path` when the block ends well; then and only then is the old file gone.
-
-    The content goes to a temporary file in the same folder, to the disk, and is renamed; then the folder goes to the
-    disk. With `keep_as`, the old `path` is kept under that name (same folder). Whatever fails, the old `path` stays and
-    the temporary file is removed; an OSError becomes Refused. Temporary files of killed processes are removed too.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
-    try:
-        remove_stale(path)
-        try:
-            with open(temporary, "xb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            if keep_as is not None and path.exists():
-                _keep(path, keep_as)
-            os.replace(temporary, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-            raise
-        sync_folder(path.parent)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        kept = "; what was there before is unchanged" if path.exists() else ""
-        raise Refused(f"{path} could not be written ({reason}): make room or choose another folder{kept}.") from error
-
-
-def _keep(path: Path, keep_as: Path) -> None:
-    """Give the file a second name in place of what has that name; `path` itself is there all the time."""
-    keep_as.unlink(missing_ok=True)
-    try:
-        os.link(path, keep_as)
-    except OSError:  # a file system without hard links
-        os.replace(path, keep_as)
-
-
-def remove_stale(path: Path) -> None:
-    """Remove the temporary files that dead processes left behind while they wrote `path`."""
-    for name in os.listdir(path.parent):
-        match = re.fullmatch(re.escape(f".{path.name}.") + r"(\d+)-[0-9a-f]{8}\.tmp", name)
-        if match and (int(match[1]) == os.getpid() or not alive(int(match[1]))):
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(path.parent / name)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames in `folder` survive a power loss."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # some network file systems cannot sync a folder, and then need not
-            raise
-    finally:
-        os.close(descriptor)
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Replace a small file as a whole; raises Refused naming it."""
-    with replacing(path) as file:
-        file.write(content.encode() if isinstance(content, str) else content)
-
-
-def append(path: Path, line: str) -> None:
-    """Add a line to a text file; raises Refused naming it."""
-    try:
-        with path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
-    except OSError as error:
-        raise Refused(f"{path} could not be written ({error.strerror}): make room or choose another folder.") from error
-
-
-def make_folder(path: Path, setting: str) -> Path:
-    """A folder that can be written, made if it is not there; raises Refused naming the setting that chose it."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise Refused(f"{path} cannot be made ({error.strerror}): set {setting}=FOLDER.") from error
-    if not os.access(path, os.W_OK):
-        raise Refused(f"{path} cannot be written: set {setting}=FOLDER.")
-    return path
-
-
-@contextlib.contextmanager
-def locked(folder: Path, taken: str | None = None) -> Iterator[None]:
-    """An exclusive lock on a folder, released by the system when the process ends, however it ends. While another
-    process has it, this one waits or, with `taken`, is refused with that sentence.
-    """
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | (fcntl.LOCK_NB if taken else 0))
-        except BlockingIOError as error:
-            raise Refused(str(taken)) from error
-        except OSError as error:
-            if error.errno not in NO_LOCKS:
-                raise
-        yield
-    finally:
-        os.close(handle)
-
-
-def alive(pid: int, since: float | None = None) -> bool:
-    """Whether process `pid` runs (a zombie does not), and did already at the time `since` (seconds since the epoch)."""
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        pass
-    try:
-        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        booted = float(re.search(r"^btime (\d+)", Path("/proc/stat").read_text(), re.M)[1])  # type: ignore[index]
-    except (OSError, ValueError, TypeError):
-        return True  # no /proc: existence is all that can be known
-    if state == "Z":
-        return False
-    began = booted + int(fields[18]) / os.sysconf("SC_CLK_TCK")
-    return since is None or began < since + 2  # a younger process has taken over the number
 
 
 @dataclass(frozen=True)

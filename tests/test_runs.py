@@ -13,21 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from attn_cli import runs
+from attn_cli import files, runs
 from attn_cli.commands import runs as command
 from attn_cli.config import schema
 from attn_cli.errors import Refused
 from attn_cli.sweeps import plan
 
 CONFIG = schema.Config()
-
-
-@pytest.fixture
-def ended_pid() -> int:
-    """A process number that is no longer in use."""
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    process.wait()
-    return process.pid
 
 
 def edit_status(run: runs.Run, **values: object) -> None:
@@ -64,53 +56,6 @@ def test_three_processes_in_one_second_get_three_folders(tmp_path: Path) -> None
 def test_importing_runs_does_not_import_torch() -> None:
     code = "import sys, attn_cli.runs, attn_cli.commands.runs; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
-
-
-def test_small_files_are_synced_before_the_rename_and_the_folder_after(tmp_path: Path, monkeypatch) -> None:
-    calls: list[str] = []
-
-    def fsync(descriptor: int, real=os.fsync) -> None:
-        calls.append(f"fsync {Path(os.readlink(f'/proc/self/fd/{descriptor}')).name.split('.')[1:2] or ['folder']}")
-        real(descriptor)
-
-    def replace(source: Path, target: Path, real=os.replace) -> None:
-        calls.append(f"replace {Path(target).name}")
-        real(source, target)
-
-    monkeypatch.setattr(os, "fsync", fsync)
-    monkeypatch.setattr(os, "replace", replace)
-    runs.write_atomically(tmp_path / "status.json", "{}")
-    assert calls == ["fsync ['status']", "replace status.json", "fsync ['folder']"]
-
-
-def test_failed_write_keeps_the_old_file_and_leaves_nothing(tmp_path: Path) -> None:
-    path = tmp_path / "a.json"
-    runs.write_atomically(path, "old")
-    with pytest.raises(RuntimeError), runs.replacing(path) as file:
-        file.write(b"half")
-        raise RuntimeError
-    assert path.read_text() == "old"
-    assert os.listdir(tmp_path) == ["a.json"]
-
-
-def test_write_into_a_missing_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(Refused, match=re.escape(str(tmp_path / "no" / "a.json"))):
-        runs.write_atomically(tmp_path / "no" / "a.json", "x")
-
-
-def test_a_line_that_finds_no_room_is_refused() -> None:
-    with pytest.raises(Refused, match=r"/dev/full could not be written \(No space left on device\)"):
-        runs.append(Path("/dev/full"), "epoch 1")
-
-
-def test_stale_temporary_files_go_and_those_of_living_processes_stay(tmp_path: Path, ended_pid: int) -> None:
-    stale = tmp_path / f".a.json.{ended_pid}-0123abcd.tmp"
-    living = tmp_path / f".a.json.{os.getppid()}-0123abcd.tmp"
-    other = tmp_path / f".b.json.{ended_pid}-0123abcd.tmp"
-    for path in (stale, living, other):
-        path.write_text("")
-    runs.write_atomically(tmp_path / "a.json", "x")
-    assert set(os.listdir(tmp_path)) == {"a.json", living.name, other.name}
 
 
 def test_killed_run_is_shown_as_killed(tmp_path: Path) -> None:
@@ -267,17 +212,12 @@ def test_a_disk_that_is_full_is_left_without_a_new_folder(tmp_path: Path, monkey
         raise Refused(f"{path} could not be written (No space left on device).")
 
     monkeypatch.setattr(runs, "write_atomically", full)
+    monkeypatch.setattr(files, "write_atomically", full)
     sweep = plan.Plan("train", (), (), "grid", ((),), (), 1)
     for begin in (lambda: runs.create(CONFIG, tmp_path), lambda: plan.begin(tmp_path / "sweep", sweep)):
         with pytest.raises(Refused, match="No space left"):
             begin()
         assert list(tmp_path.iterdir()) == []
-
-
-def test_a_folder_that_is_there_and_cannot_be_written_is_not_said_to_be_absent(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(os, "access", lambda path, mode: False)
-    with pytest.raises(Refused, match=f"^{re.escape(str(tmp_path))} cannot be written: set output=FOLDER.$"):
-        runs.make_folder(tmp_path, "output")
 
 
 def test_outputs_that_is_a_file_is_refused(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from attn_cli.config import command_sections, schema
 from attn_cli.data.splits import DataInfo
 from attn_cli.devices import choose_device, prepare_cpu
 from attn_cli.errors import Refused
+from attn_cli.files import write_atomically
 from attn_cli.glimpses.gaussian import Grid, extract
 from attn_cli.glimpses.reference import LoopRetina
 from attn_cli.learning.compiling import compiled, compiler_found
@@ -37,7 +38,6 @@ from attn_cli.learning.reporting import ProgressReport
 from attn_cli.learning.training import LEARNERS, fit, precision
 from attn_cli.models.build import build_model
 from attn_cli.models.parts import multiply_adds
-from attn_cli.runs import write_atomically
 
 CLIP = 5.0  # largest norm of the gradient
 MATRIX = 2048  # side of the matrices whose product sets the scale

@@ -24,13 +24,14 @@ from attn_cli.data.shapes import shape_of, usual_length
 from attn_cli.data.splits import DataInfo
 from attn_cli.devices import choose_device, prepare_cpu
 from attn_cli.errors import Refused
+from attn_cli.files import write_atomically
 from attn_cli.models.counting import parameters, parts_of, weightless
 from attn_cli.models.parts import multiply_adds
 from attn_cli.papers import dram
 from attn_cli.pictures.cost_tables import cost_comparison, cost_table, curve_table, parts_table
 from attn_cli.pictures.curves import cost_curves
 from attn_cli.pictures.tables import show
-from attn_cli.runs import open_run, write_atomically
+from attn_cli.runs import open_run
 
 COLUMNS = ("10 layer CNN", "DRAM", "DRAM MC avg.", "F-B DRAM MC avg.")
 PUBLISHED = {"multiply-adds, G": dram.OPERATIONS, "parameters, M": dram.PARAMETERS}

@@ -13,8 +13,8 @@ from attn_cli.commands.data import config_of
 from attn_cli.config import schema
 from attn_cli.config.command_sections import Combine, Evaluate
 from attn_cli.errors import Refused
+from attn_cli.files import write_atomically
 from attn_cli.pictures import tables
-from attn_cli.runs import write_atomically
 
 
 def file_name(what: str, config: Evaluate | Combine, *others: str) -> str:

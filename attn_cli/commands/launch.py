@@ -28,8 +28,9 @@ from typing import Any
 from attn_cli.config import schema
 from attn_cli.config.arguments import pasted
 from attn_cli.errors import Refused, Terminated
+from attn_cli.files import locked
 from attn_cli.places import LAUNCH, check_devices, place
-from attn_cli.runs import Run, locked, on_create, open_run
+from attn_cli.runs import Run, on_create, open_run
 
 GRACE = 10.0  # seconds for the others to end by themselves, and again after SIGTERM
 LOOK_EVERY = 0.1  # seconds

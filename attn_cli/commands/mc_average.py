@@ -10,11 +10,12 @@ from typing import Any
 from attn_cli.commands.file_names import changes
 from attn_cli.config import command_sections
 from attn_cli.devices import choose_device, prepare_cpu, within_memory
+from attn_cli.files import make_folder, write_atomically
 from attn_cli.inference.monte_carlo import evaluate
 from attn_cli.learning.restore import check_sampling, restore
 from attn_cli.pictures import tables
 from attn_cli.pictures.curves import mc_curve
-from attn_cli.runs import latest, make_folder, open_run, write_atomically
+from attn_cli.runs import latest, open_run
 
 
 @within_memory

@@ -14,6 +14,7 @@ from attn_cli.config import command_sections
 from attn_cli.data.splits import Pictures
 from attn_cli.devices import choose_device, prepare_cpu
 from attn_cli.errors import Refused
+from attn_cli.files import make_folder
 from attn_cli.inference.monte_carlo import evaluation_noise
 from attn_cli.learning.restore import Restored, check_same_images, restore
 from attn_cli.models.rollout import moving, play, rollout
@@ -22,7 +23,7 @@ from attn_cli.pictures.animation import glimpse_animation, readers_animation
 from attn_cli.pictures.games import game_animation, games_figure
 from attn_cli.pictures.paths import glimpse_path_figure, readers_figure
 from attn_cli.pictures.videos import strips_figure
-from attn_cli.runs import latest, make_folder, open_run
+from attn_cli.runs import latest, open_run
 
 
 def run(config: command_sections.Show) -> list[Path]:

@@ -13,6 +13,7 @@ from attn_cli.data.batches import open_data
 from attn_cli.data.splits import Data
 from attn_cli.devices import choose_device, explain_oom, prepare_cpu
 from attn_cli.errors import Refused
+from attn_cli.files import append
 from attn_cli.learning.batch_norm import check_batch
 from attn_cli.learning.checkpoints import newest_valid
 from attn_cli.learning.guards import Checkpoints, SignalGuard
@@ -21,7 +22,7 @@ from attn_cli.learning.reporting import MetricsFile, ProgressReport, check_logge
 from attn_cli.learning.training import begin, fit, make_learner
 from attn_cli.pictures import tables
 from attn_cli.pictures.curves import learning_curves
-from attn_cli.runs import Run, append, create
+from attn_cli.runs import Run, create
 
 
 def run(config: schema.Config) -> dict[str, Any]:

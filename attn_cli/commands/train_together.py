@@ -18,6 +18,7 @@ from attn_cli.config import schema
 from attn_cli.data.batches import open_data
 from attn_cli.devices import choose_device, explain_oom, prepare_cpu
 from attn_cli.errors import Refused
+from attn_cli.files import append
 from attn_cli.learning.guards import SignalGuard
 from attn_cli.learning.parallel import MemberCheckpoints, ParallelLearner
 from attn_cli.learning.random_states import random_states
@@ -25,7 +26,7 @@ from attn_cli.learning.reporting import MetricsFile, ProgressReport, epoch_line
 from attn_cli.learning.training import begin, fit, make_learner, should_compile
 from attn_cli.pictures import tables
 from attn_cli.pictures.curves import learning_curves
-from attn_cli.runs import Run, append, create
+from attn_cli.runs import Run, create
 
 
 def run(config: schema.Config) -> dict[str, Any]:

@@ -20,6 +20,7 @@ import numpy as np
 
 from attn_cli.data.prepared import FORMAT, Prepared, blocks_of, content_sha256_of, sha256_of
 from attn_cli.errors import Refused
+from attn_cli.files import sync_folder
 
 Put = Callable[[str, int, np.ndarray], None]  # name of an array, first row, rows
 
@@ -81,11 +82,7 @@ def write_filled(
                 os.fsync(file.fileno())
         with disk_named(path, setting):
             os.replace(temporary, path)
-            folder = os.open(path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            sync_folder(path.parent)
     finally:
         with suppress(OSError):
             temporary.unlink()

@@ -32,8 +32,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from attn_cli.errors import Refused
+from attn_cli.files import replacing
 from attn_cli.learning.weights import check_weights
-from attn_cli.runs import replacing
 
 FORMAT = "attn checkpoint 1"
 LARGEST_HEADER = 8 << 20  # bytes; a model of ten thousand tensors needs about 2 MB

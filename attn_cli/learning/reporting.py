@@ -16,7 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from attn_cli.config import schema
 from attn_cli.errors import Refused
-from attn_cli.runs import append, write_atomically
+from attn_cli.files import append, write_atomically
 
 COLUMNS = (
     "epoch", "step", "train_loss", "cross_entropy", "reinforce", "baseline", "reward", "train_error", "val_error", "lr",

@@ -21,9 +21,9 @@ from typing import Any
 import attn_cli
 from attn_cli.config.fields import build
 from attn_cli.errors import Refused
+from attn_cli.files import locked, write_atomically
 from attn_cli.inference.intervals import wilson
 from attn_cli.papers.cells import Table
-from attn_cli.runs import locked, write_atomically
 
 OUTPUTS = Path("outputs") / "reproduce"  # in the current folder
 PACKAGED = Path(attn_cli.__file__).resolve().parent / "papers" / "measured"

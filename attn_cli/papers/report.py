@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from attn_cli.errors import Refused
+from attn_cli.files import locked, write_atomically
 from attn_cli.papers.cells import ERROR, Absent, Attend, Cell, Combine, Evaluate, How, Same, Table, Train, sources
 from attn_cli.papers.index import find_table, resolve
 from attn_cli.papers.records import Record, Summary, load, summarise
-from attn_cli.runs import locked, write_atomically
 
 RESULTS = Path("RESULTS.md")  # in the current folder
 GAIN = "gain"  # of averaged paths over the mean path of the same run; of two readers over the forward one

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageDraw
 
+from attn_cli.files import write_atomically
 from attn_cli.pictures import drawing
 from attn_cli.pictures.drawing import FAINT, FRAME, INK, PAGE, RIGHT, SENSOR, WRONG, Colour, compose_glimpse
-from attn_cli.pictures.writing import write
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -107,7 +107,7 @@ def _write_gif(frames: list[Image.Image], palette: list[Colour], grey: bool, pat
     durations = [pace] * (len(frames) - 1) + [LAST_MS]
     buffer = io.BytesIO()
     indexed[0].save(buffer, "GIF", save_all=True, append_images=indexed[1:], duration=durations, loop=0, optimize=False)
-    return write(path, buffer.getvalue())
+    return write_atomically(path, buffer.getvalue())
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from attn_cli.errors import Refused
-from attn_cli.pictures.writing import write
+from attn_cli.files import write_atomically
 
 TRAIN, VALIDATION, REWARD, BEST = "#8a929e", "#1f6fd6", "#c77d0a", "#28a050"
 COLUMNS = ("train_loss", "reward", "train_error", "val_error")
@@ -33,7 +33,7 @@ def learning_curves(metrics_csv: Path | str, path: Path | str) -> Path:
     Reads a run's metrics.csv as `read_metrics` does; columns that are not there have no curve. Returns the path.
     Errors: `Refused` if the file cannot be read.
     """
-    return write(path, _png(learning_figure(read_metrics(metrics_csv))))
+    return write_atomically(path, _png(learning_figure(read_metrics(metrics_csv))))
 
 
 def learning_figure(series: Mapping[str, Series]) -> Figure:
@@ -88,7 +88,7 @@ def comparison(runs: Mapping[str, Path | str], path: Path | str) -> Path:
     """Validation errors in % of several runs against the epoch, as a PNG; `runs` has the metrics.csv of each by label.
     Returns the path. Errors: `Refused` if a file cannot be read.
     """
-    return write(path, _png(comparison_figure({label: read_metrics(file) for label, file in runs.items()})))
+    return write_atomically(path, _png(comparison_figure({label: read_metrics(file) for label, file in runs.items()})))
 
 
 def comparison_figure(runs: Mapping[str, Mapping[str, Series]]) -> Figure:
@@ -114,7 +114,7 @@ def mc_curve(rows: Sequence[Mapping[str, Any]], path: Path | str) -> Path:
 
     Each row has `mc_samples`, `error` and, unless it is unknown, `standard_error`. Returns the path.
     """
-    return write(path, _png(mc_figure(rows)))
+    return write_atomically(path, _png(mc_figure(rows)))
 
 
 def mc_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
@@ -135,7 +135,7 @@ def glimpse_curve(rows: Sequence[Mapping[str, Any]], path: Path | str) -> Path:
     """Test error in % against the mean number of glimpses, models that stop by themselves beside those that do not, as
     a PNG. Rows as `tables.sweep_summary` makes them; `mean_glimpses` None: always `glimpses`. Returns the path.
     """
-    return write(path, _png(glimpse_figure(rows)))
+    return write_atomically(path, _png(glimpse_figure(rows)))
 
 
 def glimpse_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
@@ -164,7 +164,7 @@ def cost_curves(rows: Sequence[Mapping[str, Any]], path: Path | str) -> Path:
 
     Each row has `model`, `side` in pixels, `multiply_adds` and `seconds` (None: not measured). Returns the path.
     """
-    return write(path, _png(cost_figure(rows)))
+    return write_atomically(path, _png(cost_figure(rows)))
 
 
 def cost_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:

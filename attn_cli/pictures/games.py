@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageDraw
 
+from attn_cli.files import write_atomically
 from attn_cli.pictures import drawing
 from attn_cli.pictures.drawing import FAINT, INK, PAGE, RIGHT, SENSOR, WRONG, Colour, compose_glimpse
-from attn_cli.pictures.writing import write
 
 if TYPE_CHECKING:
     from attn_cli.models.trace import Trace
@@ -71,7 +71,7 @@ def game_animation(trace: Trace, index: int, actions: Sequence[str], path: Path 
     durations = [FRAME_MS] * (len(pages) - 1) + [LAST_MS]
     buffer = io.BytesIO()
     pages[0].save(buffer, "GIF", save_all=True, append_images=pages[1:], duration=durations, loop=0, optimize=False)
-    return write(path, buffer.getvalue())
+    return write_atomically(path, buffer.getvalue())
 
 
 def games_figure(trace: Trace, path: Path | str, sample: int = 0) -> Path:
@@ -99,4 +99,4 @@ def games_figure(trace: Trace, path: Path | str, sample: int = 0) -> Path:
         drawing.draw_path(page, places + (x, y + HEADING + GAP // 2), colour)
     buffer = io.BytesIO()
     page.save(buffer, "PNG", optimize=True)
-    return write(path, buffer.getvalue())
+    return write_atomically(path, buffer.getvalue())

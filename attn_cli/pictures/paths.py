@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image, ImageDraw
 
+from attn_cli.files import write_atomically
 from attn_cli.pictures import drawing
 from attn_cli.pictures.drawing import FAINT, INK, PAGE, RIGHT, SENSOR, WRONG, compose_glimpse
-from attn_cli.pictures.writing import write
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,7 +67,7 @@ def readers_figure(
 def _write_png(page: Image.Image, path: Path | str) -> Path:
     buffer = io.BytesIO()
     page.save(buffer, "PNG", optimize=True)
-    return write(path, buffer.getvalue())
+    return write_atomically(path, buffer.getvalue())
 
 
 def _page(

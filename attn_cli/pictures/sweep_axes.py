@@ -17,8 +17,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from attn_cli.files import write_atomically
 from attn_cli.pictures.curves import BEST, TRAIN, VALIDATION, new_figure, scale_errors
-from attn_cli.pictures.writing import write
 
 DECADE = 10
 COLUMNS = 4  # panels side by side
@@ -31,7 +31,7 @@ def draw(rows: Sequence[Row], path: Path | str) -> Path:
     """The picture as a PNG; returns the path. Errors: `Refused` if the file cannot be written."""
     buffer = io.BytesIO()
     axes_figure(rows).savefig(buffer, format="png")
-    return write(path, buffer.getvalue())
+    return write_atomically(path, buffer.getvalue())
 
 
 def keys(rows: Sequence[Row]) -> list[str]:

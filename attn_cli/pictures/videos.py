@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageDraw
 
+from attn_cli.files import write_atomically
 from attn_cli.pictures import drawing
 from attn_cli.pictures.drawing import FAINT, PAGE, RIGHT, SENSOR, WRONG, compose_glimpse
 from attn_cli.pictures.paths import CAPTION, GAP, HEADING, NARROWEST, caption
-from attn_cli.pictures.writing import write
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -68,4 +68,4 @@ def strips_figure(
             drawing.place(page, drawing.enlarge(glimpse, seen_zoom), x, y + down + BETWEEN)
     buffer = io.BytesIO()
     page.save(buffer, "PNG", optimize=True)
-    return write(path, buffer.getvalue())
+    return write_atomically(path, buffer.getvalue())

@@ -28,7 +28,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from attn_cli import runs
+from attn_cli import files, runs
 from attn_cli.config import schema
 from attn_cli.errors import Refused, Terminated
 from attn_cli.sweeps import plan
@@ -221,7 +221,7 @@ def name_killed(folder: Path) -> None:
 
 def write(folder: Path, record: Mapping[str, Any]) -> None:
     content = json.dumps(record, indent=1, default=str) + "\n"
-    runs.write_atomically(path_of(folder, record["job"]), content)
+    files.write_atomically(path_of(folder, record["job"]), content)
 
 
 def _rough(seconds: float) -> str:

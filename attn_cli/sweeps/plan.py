@@ -23,7 +23,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from attn_cli import runs
+from attn_cli import files
 from attn_cli.errors import Refused, nearest
 
 FORMAT = 1
@@ -60,8 +60,8 @@ def begin(folder: Path, plan: Plan) -> Plan:
 
     Raises Refused if the sweep is still running, or if it was begun with other jobs.
     """
-    runs.make_folder(folder, "outputs")
-    with runs.locked(folder):  # two processes that begin at once do so one after the other
+    files.make_folder(folder, "outputs")
+    with files.locked(folder):  # two processes that begin at once do so one after the other
         if (folder / NAME).exists():
             plan = _same(folder, read(folder), plan)
             check_stopped(folder)
@@ -69,7 +69,7 @@ def begin(folder: Path, plan: Plan) -> Plan:
         owner["from"] = os.path.relpath(Path.cwd(), folder.resolve())
         values = {"format": FORMAT, **asdict(plan), **owner}
         try:
-            runs.write_atomically(folder / NAME, json.dumps(values, indent=1) + "\n")
+            files.write_atomically(folder / NAME, json.dumps(values, indent=1) + "\n")
         except Refused:
             with contextlib.suppress(OSError):
                 folder.rmdir()  # a new one, in which nothing is
@@ -140,7 +140,7 @@ def _runs(record: dict[str, Any]) -> bool | None:
     if record.get("host") not in (None, platform.node()):
         return None
     since = datetime.fromisoformat(record["started"]).timestamp()
-    return record["pid"] != os.getpid() and runs.alive(record["pid"], since)
+    return record["pid"] != os.getpid() and files.alive(record["pid"], since)
 
 
 def _same(folder: Path, recorded: Plan, plan: Plan) -> Plan:

@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from attn_cli import runs
+from attn_cli import files
 from attn_cli.errors import Refused, Terminated
 from attn_cli.sweeps import plan
 from attn_cli.sweeps.jobs import RESULTS, Job, folders, name_killed, read_jobs
@@ -62,7 +62,7 @@ def finish(folder: Path, ended: BaseException | None = None, new: bool = False) 
     if any(None not in (row["mean_glimpses"], row["glimpses"]) for row in settings):  # attn eval tells no glimpses
         curves.glimpse_curve(settings, folder / "glimpses.png")
     if sweep is not None and (command := best_command(sweep, jobs)) is not None:
-        runs.write_atomically(folder / "best.txt", command + "\n")
+        files.write_atomically(folder / "best.txt", command + "\n")
         print(f"Best by validation error: {command}")
     finished = sum(job["status"] == "finished" for job in jobs)
     total = len(jobs) if sweep is None else sweep.total
@@ -143,7 +143,7 @@ def write_results(path: Path, jobs: Sequence[Job]) -> None:
         measured = ["" if row[key] is None else row[key] for key in RESULTS]
         run = row["run"] or row["overrides"].get("run", "")
         table.writerow([row["job"], row["status"], *values, *measured, run, row["message"]])
-    runs.write_atomically(path, text.getvalue())
+    files.write_atomically(path, text.getvalue())
 
 
 def _discard_empty(folder: Path, worthless: set[str]) -> None:

@@ -26,8 +26,9 @@ import yaml
 from PIL import Image
 
 from attn_cli.errors import Refused
+from attn_cli.files import locked
 from attn_cli.learning.checkpoints import load, newest_valid
-from attn_cli.runs import Run, locked
+from attn_cli.runs import Run
 
 STEPS = 40  # an epoch of 640 images
 LONG = (

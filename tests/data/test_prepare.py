@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from attn_cli import runs
+from attn_cli import files
 from attn_cli.data import prepared
 from attn_cli.data.prepare import prepare
 from attn_cli.data.sources import digits
@@ -125,7 +125,7 @@ def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(digits, "COUNTS", {"train": 30, "validation": 10, "test": 10})
     prepare("digits", tmp_path)
     prepared.read("digits", tmp_path)
-    with runs.locked(tmp_path, "taken"):
+    with files.locked(tmp_path, "taken"):
         pass
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from attn_cli.errors import Refused
+from attn_cli.files import write_atomically
 from attn_cli.papers import index, records, report
 from attn_cli.papers.cells import Absent, Cell, Combine, Evaluate, Published, Same, Table, Train
 from attn_cli.papers.records import Record, add, load
-from attn_cli.runs import write_atomically
 
 TOY = Table(
     "toy/1",

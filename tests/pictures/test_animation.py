@@ -29,7 +29,7 @@ def frames(path) -> tuple[list[np.ndarray], list[int]]:
 @pytest.mark.parametrize("count", [1, 2, 6])
 def test_a_frame_per_glimpse_and_the_last_held_longer(tmp_path, make_trace, blue, count: int) -> None:
     trace = make_trace([[[(0.0, 0.0)] * count]], [0])  # frames that differ in nothing but their title
-    written = glimpse_animation(blue(1, 28, 28)[0], trace, 0, 0, NAMES, tmp_path / "new" / "a.gif")
+    written = glimpse_animation(blue(1, 28, 28)[0], trace, 0, 0, NAMES, tmp_path / "a.gif")
     pixels, durations = frames(written)
     assert len(pixels) == count
     assert durations == [700] * (count - 1) + [2800]

@@ -35,7 +35,7 @@ def rgb(name: str) -> tuple[int, ...]:
 
 def test_panels_values_and_the_best_marked(tmp_path) -> None:
     (tmp_path / "metrics.csv").write_text(WHOLE)
-    written = learning_curves(tmp_path / "metrics.csv", tmp_path / "pictures" / "curves.png")
+    written = learning_curves(tmp_path / "metrics.csv", tmp_path / "curves.png")
     assert {rgb(c) for c in (curves.VALIDATION, curves.TRAIN, curves.REWARD, curves.BEST)} <= colours(written)
     figure = curves.learning_figure(read_metrics(tmp_path / "metrics.csv"))
     assert [ax.get_title() for ax in figure.axes] == ["training loss", "reward", "error"]
@@ -90,7 +90,7 @@ def test_error_against_m_with_standard_errors(tmp_path) -> None:
         {"mc_samples": 1, "error": 2.5, "standard_error": 0.3},
         {"mc_samples": 2, "error": 2.0},
     ]
-    assert rgb(curves.VALIDATION) in colours(mc_curve(rows, tmp_path / "new" / "mc.png"))
+    assert rgb(curves.VALIDATION) in colours(mc_curve(rows, tmp_path / "mc.png"))
     (ax,) = curves.mc_figure(rows).axes
     assert points(ax.lines[0]) == [[1, 2.5], [2, 2.0], [4, 1.5]]
     (bars,) = (c for c in ax.collections if isinstance(c, LineCollection))

@@ -58,8 +58,8 @@ def test_path_is_green_when_right_red_when_wrong(tmp_path, make_trace, blue, fin
     path = [(-0.5, -0.6), (0.5, -0.6), (0.5, 0.4)]
     flipped = [(x, -y) for x, y in path]
     trace = make_trace([[path, flipped]], [1, 2], height=height, width=width)
-    written = glimpse_path_figure(blue(2, height, width), trace, torch.tensor([1, 3]), NAMES, tmp_path / "a" / "p.png")
-    assert written == tmp_path / "a" / "p.png"
+    written = glimpse_path_figure(blue(2, height, width), trace, torch.tensor([1, 3]), NAMES, tmp_path / "p.png")
+    assert written == tmp_path / "p.png"
     page = finder(np.asarray(Image.open(written)))
     panels = page.panels()
     assert len(panels) == 2
