@@ -7,9 +7,11 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,12 +23,53 @@ SMALL = (
 
 @cache
 def forks() -> subprocess.Popen[str]:
-    """A process that runs commands in forks of itself until this one ends."""
+    """A process that runs commands in forks of itself, which need no imports, until this one ends."""
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         [sys.executable, Path(__file__).with_name("forks.py")],
         env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
+
+
+def ask(request: dict[str, Any]) -> Any:
+    """What that process answers."""
+    server = forks()
+    assert server.stdin is not None and server.stdout is not None
+    try:
+        print(json.dumps(request), file=server.stdin, flush=True)
+        return json.loads(server.stdout.readline())
+    except BaseException:  # a test that took too long: the next one must not be given its answer
+        server.kill()
+        forks.cache_clear()
+        raise
+
+
+class Command:
+    """A command in a process of its own, with what the tests use of subprocess.Popen."""
+
+    def __init__(self, words: tuple[str, ...], folder: Path, environment: dict[str, str]):
+        self.returncode: int | None = None
+        self.seconds = 0.0  # of a processor, once it has ended
+        self._outputs = [tempfile.NamedTemporaryFile("r") for _ in range(2)]  # noqa: SIM115 – until this object goes
+        outputs = [file.name for file in self._outputs]
+        self.pid: int = ask({"words": words, "folder": str(folder), "environment": environment, "outputs": outputs})
+
+    def poll(self, wait: bool = False) -> int | None:
+        if self.returncode is None and (ended := ask({"pid": self.pid, "wait": wait})):
+            self.returncode, self.seconds = ended
+        return self.returncode
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        deadline = time.monotonic() + (timeout or 0)
+        while self.poll(wait=timeout is None) is None:
+            assert time.monotonic() < deadline, "it does not end"
+            time.sleep(0.01)
+        out, err = (Path(file.name).read_text() for file in self._outputs)
+        return out, err
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
 
 
 @dataclass
@@ -42,34 +85,16 @@ class Attn:
         own = {"ATTN_DATA": str(self.data), "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
         return {**os.environ, **own}
 
-    def __call__(self, *words: str, code: int | None = 0) -> subprocess.CompletedProcess[str]:
-        """In a process of its own, forked from one that has paid for the imports."""
-        server = forks()
-        assert server.stdin is not None and server.stdout is not None
-        with tempfile.NamedTemporaryFile() as out, tempfile.NamedTemporaryFile() as err:
-            request = {
-                "words": words, "folder": str(self.folder), "environment": self.environment(),
-                "outputs": [out.name, err.name],
-            }  # fmt: skip
-            try:
-                print(json.dumps(request), file=server.stdin, flush=True)
-                returned, seconds = json.loads(server.stdout.readline())
-            except BaseException:  # a test that took too long: the next one must not be given its answer
-                server.kill()
-                forks.cache_clear()
-                raise
-            said = [Path(file.name).read_text() for file in (out, err)]
-        self.seconds += seconds
-        done = subprocess.CompletedProcess(words, returned, *said)
-        assert code is None or done.returncode == code, f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
-        return done
+    def start(self, *words: str) -> Command:
+        return Command(words, self.folder, self.environment())
 
-    def start(self, *words: str) -> subprocess.Popen[str]:
-        """As a shell would."""
-        return subprocess.Popen(
-            [sys.executable, "-m", "attn_cli", *words],
-            cwd=self.folder, env=self.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
+    def __call__(self, *words: str, code: int | None = 0) -> subprocess.CompletedProcess[str]:
+        command = self.start(*words)
+        out, err = command.communicate()
+        self.seconds += command.seconds
+        assert command.returncode is not None
+        assert code is None or command.returncode == code, f"{words}: {command.returncode}\n{out}\n{err}"
+        return subprocess.CompletedProcess(words, command.returncode, out, err)
 
     def runs(self) -> list[Path]:
         return sorted(path.parent for path in (self.folder / "outputs").glob("*/config.yaml"))

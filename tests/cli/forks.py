@@ -1,7 +1,8 @@
 """`python forks.py`: command lines of `attn`, each in a process forked from this one, which has paid for the imports.
 
-A request is a line of JSON on stdin: the words, the folder, the environment, and the files for stdout and stderr. The
-answer, on stdout, is the exit code (of a signal, negative) and the processor time in seconds.
+A request is a line of JSON on stdin, its answer one on stdout. To start: the words, the folder, the environment, and
+the files for stdout and stderr; the answer is the process's number. To ask how it ended: `pid`, and whether to `wait`;
+the answer is the exit code (of a signal, negative) and the processor time in seconds, or null while it runs.
 """
 
 from __future__ import annotations
@@ -33,8 +34,12 @@ for module in pkgutil.iter_modules(attn_cli.commands.__path__):
     importlib.import_module(f"attn_cli.commands.{module.name}")
 gc.freeze()
 for line in sys.stdin:
-    pid = os.fork()
-    if pid == 0:
-        run(**json.loads(line))
-    _, status, used = os.wait4(pid, 0)
-    print(json.dumps([os.waitstatus_to_exitcode(status), used.ru_utime + used.ru_stime]), flush=True)
+    request = json.loads(line)
+    if "pid" in request:
+        pid, status, used = os.wait4(request["pid"], 0 if request["wait"] else os.WNOHANG)
+        answer = [os.waitstatus_to_exitcode(status), used.ru_utime + used.ru_stime] if pid else None
+    else:
+        answer = os.fork()
+        if answer == 0:
+            run(**request)
+    print(json.dumps(answer), flush=True)

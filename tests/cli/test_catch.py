@@ -62,10 +62,11 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(attn):
     whole = (*CATCH, "trainer.epochs=20", "trainer.validate_every=20")
     process = attn.start("train", *whole)
     while not list(attn.folder.glob("outputs/*/checkpoints/last.ckpt")):
-        assert process.poll() is None, process.stderr.read()
+        assert process.poll() is None, process.communicate()
         time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
-    assert process.wait() == 143
+    process.communicate()
+    assert process.returncode == 143
     (run,) = attn.runs()
     attn("train", f"resume={run}")
     attn("train", *whole)

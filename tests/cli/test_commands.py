@@ -168,10 +168,8 @@ def test_sweep_ends_with_a_table_over_seeds_and_a_csv(attn):
 
 def test_three_runs_started_at_once_get_three_folders(attn):
     processes = [attn.start("train", *attn.small, "trainer.limit_train_steps=1", f"seed={seed}") for seed in range(3)]
-    codes = [process.wait(timeout=120) for process in processes]
-    for process in processes:
-        process.stdout.close(), process.stderr.close()
-    assert codes == [0, 0, 0]
+    said = [process.communicate() for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0], said
     assert len(attn.runs()) == 3
 
 

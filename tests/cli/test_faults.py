@@ -49,7 +49,7 @@ def assert_refused(done: subprocess.CompletedProcess[str], *needles: str) -> Non
     assert all(needle in lines[0] for needle in needles), f"{needles} not all in: {said}"
 
 
-def wait_until(condition: Callable[[], Any], process: subprocess.Popen[str]) -> Any:
+def wait_until(condition: Callable[[], Any], process: Any) -> Any:
     """The first true value of `condition`, asked every few milliseconds while the process runs."""
     for _ in range(PATIENCE * 500):  # not a clock: a machine that sleeps for a while stops both processes
         if value := condition():
@@ -59,7 +59,7 @@ def wait_until(condition: Callable[[], Any], process: subprocess.Popen[str]) -> 
     pytest.fail("it did not come to pass")
 
 
-def end(process: subprocess.Popen[str], number: int) -> tuple[int, str, str]:
+def end(process: Any, number: int) -> tuple[int, str, str]:
     """Send a signal; the exit code, stdout and stderr."""
     process.send_signal(number)
     out, err = process.communicate(timeout=PATIENCE)
@@ -492,13 +492,9 @@ def test_a_refused_job_of_a_sweep_leaves_the_others(attn):
 def test_a_killed_sweep_runs_only_what_is_missing_and_ends_as_if_it_had_not_been_killed(attn):
     """Two jobs with the same settings and seed: the first is left alone, the second killed half-way and resumed."""
     process = attn.start("train", "-m", *attn.small, "seed=3,3", "trainer.epochs=8", "trainer.threads=1")
-    assert process.stdout is not None and process.stderr is not None
-    for line in process.stdout:
-        if line.startswith("epoch   3/8") and len(attn.runs()) == 2:
-            process.kill()
-            break
-    process.stdout.close(), process.stderr.close()
-    assert process.wait() == -9
+    logs = attn.folder / "outputs"
+    wait_until(lambda: sum("epoch   3/8" in path.read_text() for path in logs.glob("*/log.txt")) == 2, process)
+    assert end(process, signal.SIGKILL)[0] == -signal.SIGKILL
     (sweep,) = (attn.folder / "outputs" / "sweeps").iterdir()
     paths = sorted(sweep.glob("job-*.json"))
     before = [json.loads(path.read_text()) for path in paths]

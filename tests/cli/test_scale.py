@@ -21,10 +21,11 @@ SCALE = (
 def test_from_training_to_pictures(attn):
     process = attn.start("train", *SCALE)
     while not list(attn.folder.glob("outputs/*/checkpoints/last.ckpt")):
-        assert process.poll() is None, process.stderr.read()
+        assert process.poll() is None, process.communicate()
         time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
-    assert process.wait() == 143
+    process.communicate()
+    assert process.returncode == 143
     (run,) = attn.runs()
     attn("train", f"resume={run}")
     assert len(list(csv.DictReader((run / "metrics.csv").open()))) == 20

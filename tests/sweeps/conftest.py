@@ -22,7 +22,6 @@ STUB = """
 import json, os, signal, sys, time
 from pathlib import Path
 from attn_cli import runs
-from attn_cli.commands.train_together import together
 from attn_cli.errors import Refused
 
 
@@ -52,7 +51,11 @@ def run(config):
         results.append({**result, "seconds": 2.0, "threads": 1})
         folder.set_status("finished")
         folder.write_result(results[-1])
-    return results[0] if len(results) == 1 else together(results)
+    if len(results) == 1:
+        return results[0]
+    from attn_cli.commands.train_together import together  # imports torch
+
+    return together(results)
 """
 START = """
 import sys
