@@ -89,11 +89,18 @@ def training_images(data: Data, config: schema.Config) -> Iterator[torch.Tensor]
 
 def begin(learner: Learner, config: schema.Config, data: Data, resumed: bool = False) -> str | None:
     """Give a new model what it takes from other runs and from the training images; of a run that is resumed only what
-    its checkpoint leaves to others. Returns a report of one line or more, if any; raises Refused.
+    its checkpoint leaves to others. Returns a report of one line or more, if any, also of a glimpse network that is
+    never trained; raises Refused.
     """
     report = starting_weights(learner.model, config, resumed)
     prepared = None if resumed else learner.model.prepare(partial(training_images, data, config))
-    return "\n".join(filter(None, (report, prepared))) or None
+    simple = getattr(config.model, "pretrain_glimpse", 0)
+    all_simple = (
+        f"The simple glimpse network is trained in all {config.trainer.epochs} epochs, the convolutional one in none: "
+        f"model.pretrain_glimpse={simple} reaches trainer.epochs={config.trainer.epochs}."
+    )
+    said = (report, prepared, all_simple if simple >= config.trainer.epochs else None)
+    return "\n".join(filter(None, said)) or None
 
 
 def seed_everything(seed: int) -> None:

@@ -12,7 +12,7 @@ from attn_cli.config import schema
 from attn_cli.data.splits import DataInfo
 from attn_cli.learning.checkpoints import load
 from attn_cli.learning.guards import Checkpoints
-from attn_cli.learning.training import fit, make_learner
+from attn_cli.learning.training import begin, fit, make_learner
 
 STEPS, EPOCHS = 3, 4
 
@@ -91,6 +91,19 @@ def test_the_simple_glimpse_network_is_switched_for_the_real_one(tmp_path):
     # A checkpoint of the first epochs is read by the network that wrote it.
     learner.model.load_state_dict(learner.model.state_dict() | {"pretraining": torch.tensor(True)})
     assert learner.model.simple
+
+
+@pytest.mark.parametrize("simple", [0, EPOCHS - 1, EPOCHS, EPOCHS + 1])
+def test_a_convolutional_glimpse_network_that_no_epoch_is_left_for_is_told(simple):
+    config = settings(pretrain_glimpse=simple)
+    said = begin(make_learner(config, Stripes()), config, Stripes())
+    if simple < EPOCHS:
+        assert said is None
+    else:
+        assert said == (
+            "The simple glimpse network is trained in all 4 epochs, the convolutional one in none: "
+            f"model.pretrain_glimpse={simple} reaches trainer.epochs=4."
+        )
 
 
 def test_gradients_reach_the_network_in_use_alone(tmp_path):
