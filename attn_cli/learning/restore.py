@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -15,6 +14,7 @@ from attn_cli.data.batches import open_data
 from attn_cli.data.sources.folder import class_names
 from attn_cli.data.splits import Data
 from attn_cli.errors import Refused
+from attn_cli.files import expanded, kind_of
 from attn_cli.learning import checkpoints
 from attn_cli.learning.weights import load_weights
 from attn_cli.models.build import build_model
@@ -62,8 +62,8 @@ def _check_classes(run: Run, data: Any, names: Sequence[str]) -> None:
     own = run.config().data
     if not type(own) is type(data) is schema.Folder or own.path == data.path:
         return
-    path = Path(own.path).expanduser()
-    if path.is_dir() and (differ := set(class_names(path)) ^ set(names)):
+    path = expanded(own.path, "data.path")
+    if kind_of(path, "data.path") == "folder" and (differ := set(class_names(path)) ^ set(names)):
         raise Refused(
             f"data.path={data.path} has other classes than {own.path}, which {run.path} was trained on: only one of "
             f"them has {', '.join(sorted(differ))}; name the folders alike, one may be empty."
@@ -117,17 +117,19 @@ def load_model(model: GlimpseModel, state: dict[str, torch.Tensor], source: obje
 
 
 def starting_weights(model: GlimpseModel, config: schema.Config, resumed: bool) -> str | None:
-    """Give a new model the weights that its configuration takes from elsewhere; of a run that is resumed only what its
-    checkpoint leaves to others. Returns a report of one line or more, if any; raises Refused.
+    """Give a new model the weights that its configuration takes from elsewhere; those of a run that is resumed are in
+    its checkpoint. Returns a report of one line or more, if any; raises Refused.
     """
     shared = getattr(config.model, "share_glimpse_from", None)
-    if shared is not None:
-        share(model.get_submodule("glimpse_network"), "glimpse_network", open_run(shared))
     if resumed:
+        if shared is not None:
+            model.get_submodule("glimpse_network").requires_grad_(False)
         return None
     report = initialise(model, [open_run(path) for path in config.init_from]) if config.init_from else None
     if isinstance(config.model, schema.Timm) and config.model.weights is not None and report is None:
         report = pretrain(cast(TimmNet, model), config.model.weights)
+    if shared is not None:  # after init_from, of which it may have another
+        share(model.get_submodule("glimpse_network"), "glimpse_network", open_run(shared))
     trunk = getattr(model, "trunk", None)
     if trunk is not None:
         fill_trunk(trunk, config)
@@ -195,7 +197,7 @@ def share(part: torch.nn.Module, name: str, run: Run) -> None:
 
 def pretrain(model: TimmNet, weights: str) -> str:
     """Start from a file of pretrained weights, as far as they fit. Returns and raises like `initialise`."""
-    theirs = checkpoints.tensors(Path(weights).expanduser())
+    theirs = checkpoints.tensors(expanded(weights, "model.weights"))
     return take_over(model.network, theirs, f"model.weights={weights}", "name one of the same architecture")
 
 
@@ -214,8 +216,8 @@ def fill_trunk(trunk: Trunk, config: schema.Config) -> None:
             f"model.trunk={model.trunk.name} is a trunk whose weights are absent: make them with "
             f"`attn train model={model.trunk.name} data=folder data.path=IMAGES` and add model.trunk_from=RUN."
         )
-    path = Path(model.trunk_from).expanduser()
-    if path.is_file():
+    path = expanded(model.trunk_from, "model.trunk_from")
+    if kind_of(path, "model.trunk_from") == "file":
         theirs = checkpoints.tensors(path)
     else:
         run = open_run(path)

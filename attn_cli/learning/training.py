@@ -88,9 +88,8 @@ def training_images(data: Data, config: schema.Config) -> Iterator[torch.Tensor]
 
 
 def begin(learner: Learner, config: schema.Config, data: Data, resumed: bool = False) -> str | None:
-    """Give a new model what it takes from other runs and from the training images; of a run that is resumed only what
-    its checkpoint leaves to others. Returns a report of one line or more, if any, also of a glimpse network that is
-    never trained; raises Refused.
+    """Give a new model what it takes from other runs and from the training images. Returns a report of one line or
+    more, if any, also of a glimpse network that is never trained; raises Refused.
     """
     report = starting_weights(learner.model, config, resumed)
     prepared = None if resumed else learner.model.prepare(partial(training_images, data, config))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from attn_cli.config.schema import Config, Dram, Glimpses, Ram, Scales, SoftRam,
 from attn_cli.data.splits import DataInfo
 from attn_cli.errors import Refused
 from attn_cli.learning import checkpoints
-from attn_cli.learning.restore import initialise, share
+from attn_cli.learning.restore import initialise, share, starting_weights
 from attn_cli.learning.training import begin, make_learner
 from attn_cli.models.dram import DRAM
 from attn_cli.models.ram import RAM
@@ -98,6 +99,24 @@ def test_a_shared_glimpse_network_stays_fixed(run):
     assert not model.lower.gates.weight.equal(make(1).lower.gates.weight) and model.lower.gates.weight.requires_grad
     with pytest.raises(Refused, match="in this model"):
         share(make(2, features=20).glimpse_network, "glimpse_network", run)
+
+
+def test_a_shared_glimpse_network_wins_over_the_run_to_start_from_and_is_in_the_checkpoint(run, tmp_path):
+    other = saved(make(3), tmp_path)
+    model = make(2, reader="backward")
+    options = Dram(**SIZES, reader="backward", share_glimpse_from=str(run.path))
+    config = Config(model=options, init_from=[str(other.path)])
+    starting_weights(model, config, resumed=False)
+    wanted, start = make(1).state_dict(), make(3).state_dict()
+    for name, value in model.state_dict().items():
+        assert value.equal((wanted if name.startswith("glimpse_network") else start)[name])
+    assert not any(p.requires_grad for p in model.glimpse_network.parameters())
+    shutil.rmtree(run.path)  # a run that goes on needs it no more
+    model = make(2, reader="backward")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    starting_weights(model, config, resumed=True)
+    assert all(value.equal(before[name]) for name, value in model.state_dict().items())
+    assert not any(p.requires_grad for p in model.glimpse_network.parameters())
 
 
 class Noise:
