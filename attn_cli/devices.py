@@ -33,14 +33,16 @@ def choose_device(name: str) -> torch.device:
 
 
 def explain_oom(error: BaseException, batch_size: int, key: str = "trainer.batch_size") -> Refused | None:
-    """A refusal that says what to set, if `error` is an accelerator that ran out of memory; else None."""
-    if not isinstance(error, torch.OutOfMemoryError) and "CUBLAS_STATUS_ALLOC_FAILED" not in str(error):
+    """A refusal that says what to set, if `error` is a GPU, or a CPU, that ran out of memory; else None."""
+    on_cpu = "DefaultCPUAllocator" in str(error)
+    if not isinstance(error, torch.OutOfMemoryError) and "CUBLAS_STATUS_ALLOC_FAILED" not in str(error) and not on_cpu:
         return None
     training = key.startswith("trainer.")
-    least = "choose a smaller model or image" if training else "set device=cpu"
+    least = "choose a smaller model or image" if training or on_cpu else "set device=cpu"
     smaller = f"set {key}={batch_size // 2}" if batch_size > 1 else least
     kept = "; the checkpoints written so far are kept" if training else ""
-    return Refused(f"The GPU ran out of memory with {key}={batch_size}: {smaller} and start again{kept}.")
+    where = "machine" if on_cpu else "GPU"
+    return Refused(f"The {where} ran out of memory with {key}={batch_size}: {smaller} and start again{kept}.")
 
 
 @contextmanager

@@ -1,4 +1,5 @@
-"""Files that reach the disk whole or not at all, locks on folders, and whether a process still lives. Imports no torch.
+"""Paths as a person gives them, files that reach the disk whole or not at all, locks on folders, and whether a process
+still lives. Imports no torch.
 
 A small file is replaced as a whole: a reader sees the old or the new content, after a crash too.
 """
@@ -11,11 +12,38 @@ import fcntl
 import os
 import re
 import secrets
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
 from attn_cli.errors import NO_LOCKS, Refused
+
+
+def expanded(given: str, setting: str = "") -> Path:
+    """A path as a person gave it, with the home folder that ~ stands for; raises Refused where there is none."""
+    try:
+        return Path(given).expanduser()
+    except RuntimeError as error:
+        raise Refused(
+            f"{_named(given, setting)} begins with a home folder that does not exist: write it out."
+        ) from error
+
+
+def kind_of(path: Path, setting: str = "") -> str | None:
+    """What is there, "folder", "file" or None; raises Refused where that cannot be told."""
+    try:
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # the last of a name that no file can have
+        return None
+    except OSError as error:
+        what = _named(path, setting)
+        raise Refused(f"{what} cannot be read ({error.strerror}): change its rights or name another.") from error
+    return "folder" if stat.S_ISDIR(mode) else "file"
+
+
+def _named(path: object, setting: str) -> str:
+    return f"{setting}={path}" if setting else str(path)
 
 
 @contextlib.contextmanager

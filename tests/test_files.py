@@ -11,6 +11,10 @@ from pathlib import Path
 import pytest
 
 from attn_cli import files
+from attn_cli.commands import data
+from attn_cli.commands.data import config_of
+from attn_cli.config import schema
+from attn_cli.data.batches import open_data
 from attn_cli.errors import Refused
 
 
@@ -87,6 +91,10 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> Non
     code = f"""
 import resource, signal
 from attn_cli import files
+from attn_cli.commands import data
+from attn_cli.commands.data import config_of
+from attn_cli.config import schema
+from attn_cli.data.batches import open_data
 from attn_cli.errors import Refused
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
@@ -112,3 +120,37 @@ def test_what_is_no_folder_or_no_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="folder could not be written"):
         files.write_atomically(tmp_path / "folder", b"x")
     assert sorted(os.listdir(tmp_path)) == ["file", "folder"]
+
+
+def test_what_a_given_path_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "file").write_text("")
+    assert files.expanded("~/file") == tmp_path / "file"
+    with pytest.raises(Refused, match="^data.path=~nobody-here/x begins with a home folder that does not exist"):
+        files.expanded("~nobody-here/x", "data.path")
+    assert [files.kind_of(tmp_path / name) for name in (".", "file", "none", "file/none", "a\0b")] == [
+        "folder", "file", None, None, None,
+    ]  # fmt: skip
+    with pytest.raises(Refused, match=r"^data.path=x+ cannot be read \(File name too long\)"):
+        files.kind_of(Path("x" * 300), "data.path")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_a_folder_that_cannot_be_searched_is_named(tmp_path: Path) -> None:
+    tmp_path.chmod(0o600)
+    with pytest.raises(Refused, match=r"x cannot be read \(Permission denied\)"):
+        files.kind_of(tmp_path / "x")
+    tmp_path.chmod(0o700)
+
+
+@pytest.mark.parametrize("name", ["~nobody-here/x", "x" * 300])
+def test_data_in_a_place_that_cannot_be_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for config in (schema.Folder(path=name), schema.Arrays(path=f"{name}.npz"), schema.Cub200(path=name)):
+        with pytest.raises(Refused, match=f"^data.path={re.escape(config.path or '')} "):
+            open_data(config)
+    with pytest.raises(Refused, match=f"^{re.escape(name)} "):
+        data.main(["info", name])
+    if name.startswith("~"):
+        monkeypatch.setenv("ATTN_DATA", name)
+        with pytest.raises(Refused, match=f"^ATTN_DATA={re.escape(name)} begins with a home folder"):
+            open_data(config_of("mnist"))

@@ -8,7 +8,6 @@ image. The file has the form of cub200's prepared file, images in the same order
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +21,7 @@ from attn_cli.data.photos import Birds, edges
 from attn_cli.data.progress import counted
 from attn_cli.devices import choose_device, prepare_cpu, within_memory
 from attn_cli.errors import Refused
+from attn_cli.files import expanded
 from attn_cli.inference.monte_carlo import evaluation_noise
 from attn_cli.inference.regions import boxes_within, cut, last_regions, overlap, widened
 from attn_cli.learning.restore import Restored, restore
@@ -36,7 +36,7 @@ def run(config: command_sections.Attend) -> dict[str, Any]:
     """Writes the file; returns its path and, by split, the mean intersection over union with the true boxes."""
     prepare_cpu(config.threads)
     found = open_run(config.run) if config.run else latest(config.outputs)
-    output = Path(config.output).expanduser()
+    output = expanded(config.output, "output")
     if output.suffix != ".h5" or not output.parent.is_dir() or output.exists():
         raise Refused(f"output={output} must be a new .h5 file in a folder that exists: name another.")
     device = choose_device(config.device)
@@ -79,7 +79,7 @@ def _chosen(found: Run, config: command_sections.Attend, device: torch.device) -
             return data, lambda split, part, images: true[split][part].to(images.device)
     else:
         restored = restore(found, config.checkpoint, device)
-        if not restored.model.moves or restored.model.sequence:
+        if not restored.model.moves:
             raise Refused(f"{found.path} looks at no region: name a run of a model that moves, such as soft_ram.")
         if isinstance(restored.data, Birds):
             return restored.data, _attended(restored, restored.data)

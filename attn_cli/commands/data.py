@@ -17,6 +17,7 @@ from attn_cli.config.arguments import Parser
 from attn_cli.config.fields import build
 from attn_cli.data import hdf5, prepared
 from attn_cli.errors import Refused, nearest
+from attn_cli.files import expanded, kind_of
 from attn_cli.pictures.tables import show
 
 OWN = {"folder": "one folder of images per class", "arrays": "an .npz or .h5 of images and labels"}
@@ -148,13 +149,14 @@ def _info(name: str, root: Path, given_root: str | None) -> None:
     from attn_cli.data.batches import open_data, source_name
 
     config: Any
-    path = Path(name).expanduser()
     known = name in registry.names("data")
+    path = expanded(name)
+    there = None if known else kind_of(path)
     if name in OWN:
         raise Refused(f"data={name} is your own data: give its path, `attn data info PATH`.")
-    if not known and path.is_dir():
-        config = schema.Cub200(path=name) if (path / "images.txt").is_file() else schema.Folder(path=name)
-    elif not known and path.is_file():
+    if there == "folder":
+        config = schema.Cub200(path=name) if kind_of(path / "images.txt") == "file" else schema.Folder(path=name)
+    elif there == "file":
         config = schema.Cub200(path=name) if _has_boxes(path) else schema.Arrays(path=name)
     else:
         config = config_of(name)

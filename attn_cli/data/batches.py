@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -24,6 +23,7 @@ from attn_cli.data.prepare import Log, prepare
 from attn_cli.data.scenes import CHUNK, Geometry, fixed_boxes, fixed_layout, fixed_scenes, layout, misfit, scenes
 from attn_cli.data.splits import Data, DataInfo, Fixed, Order, Pictures, Split, check_room, digest_of
 from attn_cli.errors import Refused
+from attn_cli.files import expanded
 
 AnyPrepared = (
     schema.Scenes
@@ -267,7 +267,7 @@ def open_data(config: Any, *, log: Log = print) -> Data:
     if isinstance(config, schema.Cub200):
         if config.path is None:
             return Birds(config, _source(config, log))
-        path = Path(config.path).expanduser()
+        path = expanded(config.path, "data.path")
         if path.suffix == ".h5":
             return Birds(config, prepared.read_file("cub200", path))
         from attn_cli.data.sources import cub200

@@ -29,6 +29,7 @@ import numpy as np
 
 from attn_cli.data.hdf5 import open_hdf5, plain
 from attn_cli.errors import Refused
+from attn_cli.files import expanded
 
 FORMAT = 1
 SPLITS = ("train", "validation", "test")
@@ -165,7 +166,8 @@ def blocks_of(file: BinaryIO, offset: int, size: int) -> Iterator[np.ndarray]:
 def data_root(root: str | None) -> Path:
     """Where prepared data lies: the config value, else $ATTN_DATA, else the user cache folder of `attn`."""
     if root or os.environ.get("ATTN_DATA"):
-        return Path(root or os.environ["ATTN_DATA"]).expanduser().absolute()
+        given = (root, "data.root") if root else (os.environ["ATTN_DATA"], "ATTN_DATA")
+        return expanded(*given).absolute()
     import pooch
 
     return Path(pooch.os_cache("attn"))
@@ -187,14 +189,14 @@ def read(name: str, root: Path, *, verify: bool = True) -> Prepared:
     it, for a file that is damaged, was forged, or holds something else; FileNotFoundError if there is none.
     """
     path = path_of(name, root)
-    with _damage_named(path, lambda: f"run `{rebuild_command(name, root)}` to rebuild it"):
+    with _damage_named(path, "data.root", lambda: f"run `{rebuild_command(name, root)}` to rebuild it"):
         return _read(name, path, verify)
 
 
 def read_file(name: str, path: Path) -> Prepared:
     """Likewise from a file with any name, which `attn attend` made. Raises Refused, also if there is none."""
     try:
-        with _damage_named(path, lambda: "make it again with `attn attend`"):
+        with _damage_named(path, "data.path", lambda: "make it again with `attn attend`"):
             return _read(name, path, True)
     except FileNotFoundError as error:
         raise Refused(f"There is no file {path}: make it with `attn attend`.") from error
@@ -226,14 +228,14 @@ def _read(name: str, path: Path, verify: bool) -> Prepared:
 
 
 @contextmanager
-def _damage_named(path: Path, remedy: Callable[[], str]) -> Iterator[None]:
+def _damage_named(path: Path, setting: str, remedy: Callable[[], str]) -> Iterator[None]:
     try:
         yield
     except (FileNotFoundError, NotADirectoryError) as error:
         raise FileNotFoundError(str(path)) from error
     except PermissionError as error:
         raise Refused(
-            f"{path} cannot be read ({error.strerror}): change its rights or choose another data.root."
+            f"{path} cannot be read ({error.strerror}): change its rights or choose another {setting}."
         ) from error
     except Exception as error:  # h5py raises nearly every type for a damaged file
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from attn_cli.config.model_sections import WIDEST
 from attn_cli.errors import Refused
 
 # Operators of their own, so that a compiled step calls them as they are: as loops over pixels they would be far slower.
@@ -112,6 +113,11 @@ class Retina:
         if self.scales > 1 and self.size % 2:
             raise Refused(
                 f"glimpses.size={self.size} is odd: {self.scales} scales need an even width to share a centre."
+            )
+        if self.reach > 2 * WIDEST:
+            raise Refused(
+                f"glimpses.size={self.size} with scales={self.scales} reaches over {self.reach} pixels, and images are "
+                f"at most {WIDEST} wide: choose fewer scales."
             )
 
     @property

@@ -304,6 +304,11 @@ def test_links(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="gone.png is a link to .*does not exist"):
         opened(root)
     (root / "cat" / "gone.png").unlink()
+    (root / "cat" / "one.png").symlink_to(root / "cat" / "two.png")
+    (root / "cat" / "two.png").symlink_to(root / "cat" / "one.png")
+    with pytest.raises(Refused, match="one.png is a link "):
+        opened(root)
+    (root / "cat" / "one.png").unlink(), (root / "cat" / "two.png").unlink()
     (tmp_path / "by_link").symlink_to(root)
     assert opened(tmp_path / "by_link").info.train == 17  # the path itself may be a link
 

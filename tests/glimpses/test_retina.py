@@ -74,6 +74,12 @@ def test_boxes_hold_what_was_seen(size, scales):
     assert retina.look(retina.frame(outside), location)[0, -1].max() == 0.0  # … and nothing else is
 
 
+def test_a_retina_that_reaches_beyond_every_image_is_refused():
+    assert Retina(256, 6, 1).reach == 8192
+    with pytest.raises(Refused, match="glimpses.size=256 with scales=7 reaches over 16384 pixels, .* fewer scales"):
+        Retina(256, 7, 1)
+
+
 def test_an_odd_retina_with_several_scales_is_refused():
     with pytest.raises(Refused, match="odd"):
         Retina(7, 2, 1)

@@ -13,6 +13,7 @@ import torch
 from attn_cli.commands import outcome, train
 from attn_cli.config import schema
 from attn_cli.data.splits import DataInfo
+from attn_cli.devices import explain_oom
 from attn_cli.errors import Refused
 from attn_cli.inference.monte_carlo import evaluate
 from attn_cli.learning.guards import Checkpoints
@@ -75,6 +76,16 @@ def test_out_of_memory_in_an_evaluation_says_what_to_set_there(tmp_path: Path, m
     monkeypatch.setattr("attn_cli.learning.learner.evaluate", full)
     with pytest.raises(Refused, match=says):
         fit(make_learner(config, Noise()), config)
+
+
+def test_a_cpu_without_memory_is_told_as_a_gpu_is():
+    with pytest.raises(RuntimeError) as full:
+        torch.empty(2**55)
+    told = explain_oom(full.value, 128)
+    assert told is not None and str(told).startswith(
+        "The machine ran out of memory with trainer.batch_size=128: set trainer.batch_size=64 and start again"
+    )
+    assert "choose a smaller model or image" in str(explain_oom(full.value, 1, "batch_size"))
 
 
 @pytest.mark.parametrize("seeds", [1, 2])

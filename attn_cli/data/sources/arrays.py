@@ -21,6 +21,7 @@ from attn_cli.config.schema import Arrays
 from attn_cli.data import hdf5
 from attn_cli.data.sources import own
 from attn_cli.errors import Refused, nearest
+from attn_cli.files import expanded, kind_of
 
 PREFIXES = {"train_": "train", "validation_": "validation", "val_": "validation", "test_": "test"}
 MAX_CLASSES = 10_000
@@ -28,11 +29,11 @@ MAX_CLASSES = 10_000
 
 def load(config: Arrays) -> own.Own:
     """All images and labels; raises Refused naming the file and the array."""
-    path = Path(config.path).expanduser()
+    path = expanded(config.path, "data.path")
     readers = {".npz": _read_npz, ".h5": _read_h5, ".hdf5": _read_h5}
     if path.suffix.lower() not in readers:
         raise Refused(f"data.path={config.path} must be an .npz or .h5 file.")
-    if not path.is_file():
+    if kind_of(path, "data.path") != "file":
         raise Refused(f"data.path={config.path} is not a file: give the .npz or .h5 with images and labels.")
     size = own.target_size(config)
     try:

@@ -33,6 +33,7 @@ from attn_cli.data.sources.folder import decoded
 from attn_cli.data.sources.tarball import damage_named, members, plain_name
 from attn_cli.data.sources.threads import each
 from attn_cli.errors import Refused
+from attn_cli.files import kind_of
 
 ARCHIVE = Original("CUB_200_2011.tgz", "97eceeb196236b17998738112f37df78", 1_150_585_339)
 MIRRORS = ("https://data.caltech.edu/records/65de6-vp158/files/",)
@@ -166,7 +167,7 @@ def build(archive: Path, target: Path, log: Log) -> None:
 
 def load(path: Path, log: Log) -> Prepared:
     """A folder in the layout of the archive, in memory; raises Refused naming what is wrong in it."""
-    if not path.is_dir():
+    if kind_of(path, "data.path") != "folder":
         raise Refused(f"data.path={path} is not a folder: give one with {', '.join(LISTS)} and images/.")
     made = contents(Folder(path), log)
     count = sum(shape[0] for name, shape in made.shapes.items() if name.endswith("_images"))

@@ -21,6 +21,7 @@ from PIL import Image, ImageOps
 from attn_cli.config.schema import Folder
 from attn_cli.data.sources import own
 from attn_cli.errors import Refused
+from attn_cli.files import expanded, kind_of
 
 FORMATS = {
     "PNG": (".png",),
@@ -40,8 +41,8 @@ Files = dict[str, list[Path]]  # class name → its files
 
 def load(config: Folder, log: Callable[[str], object] = print) -> own.Own:
     """Every image of the folder; raises Refused naming the file that cannot be used."""
-    root = Path(config.path).expanduser()
-    if not root.is_dir():
+    root = expanded(config.path, "data.path")
+    if kind_of(root, "data.path") != "folder":
         raise Refused(f"data.path={config.path} is not a folder: give a folder with one folder of images per class.")
     size = own.target_size(config)
     listing = _listing(root, log)
@@ -127,7 +128,10 @@ def _entries(folder: Path, inside: Path) -> Iterator[Path]:
         if name.startswith(".") or name in ("Thumbs.db", "desktop.ini"):
             continue
         if path.is_symlink():
-            target = path.resolve()
+            try:
+                target = path.resolve()
+            except (OSError, RuntimeError) as error:  # the latter before Python 3.13
+                raise Refused(f"{path} is a link that leads in a circle or cannot be followed: remove it.") from error
             if not target.is_relative_to(inside):
                 raise Refused(f"{path} is a link to {target}, outside the data folder: copy it into the folder.")
             if not target.exists():
