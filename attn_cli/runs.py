@@ -102,7 +102,10 @@ class Run:
         old: dict[str, Any] = {}
         with contextlib.suppress(Refused):
             old = self.status()
-        ours = isinstance(old.get("started"), str) and (status != "running" or old.get("pid") == os.getpid())
+        who = (old.get("status"), old.get("pid"), old.get("host"))
+        # In a container every process may have the same number: a run that is taken up again is not the one that ended.
+        goes_on = status != "running" or who == ("running", os.getpid(), platform.node())
+        ours = goes_on and isinstance(old.get("started"), str)
         values = {
             "status": status,
             "pid": os.getpid(),

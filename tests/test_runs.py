@@ -83,6 +83,17 @@ def test_reused_process_number_is_not_the_run(tmp_path: Path) -> None:
     assert run.status()["status"] == "killed"
 
 
+def test_a_run_that_is_taken_up_again_by_a_process_of_the_same_number_runs(tmp_path: Path) -> None:
+    run = runs.create(CONFIG, tmp_path)
+    began = run.status()["started"]
+    run.set_status("running", epoch=1)
+    assert run.status()["started"] == began
+    for changes in ({"status": "interrupted"}, {"status": "running"}, {"host": "elsewhere"}):
+        edit_status(run, started="2001-01-01T00:00:00+00:00", **changes)  # before this process, as in a new container
+        run.set_status("running")
+        assert run.status()["status"] == "running" and run.status()["started"] >= began
+
+
 @pytest.mark.parametrize("pid", [None, "12", -1, 0, 2**70])
 def test_nonsense_pid_is_not_alive(tmp_path: Path, pid: object) -> None:
     run = runs.create(CONFIG, tmp_path)
