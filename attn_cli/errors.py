@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import difflib
 import errno
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 NO_LOCKS = (errno.EBADF, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # what file systems without locks say
 
@@ -25,6 +26,14 @@ class Refused(Exception):
     def __init__(self, sentence: str, exit_code: int = 1):
         super().__init__(sentence)
         self.exit_code = exit_code
+
+
+class PartlyRefused(Refused):
+    """Some of several runs that belong together failed; `result` is that of the others."""
+
+    def __init__(self, sentence: str, result: Mapping[str, Any]):
+        super().__init__(sentence)
+        self.result = result
 
 
 class Terminated(KeyboardInterrupt):

@@ -27,7 +27,7 @@ from omegaconf import DictConfig, OmegaConf
 
 import attn_cli
 from attn_cli.config import arguments, command_sections, hydra_errors, plugin_source, schema
-from attn_cli.errors import Refused
+from attn_cli.errors import PartlyRefused, Refused
 from attn_cli.sweeps import jobs, plan, plugins, report
 
 
@@ -167,12 +167,15 @@ class Task:
                 if error.exit_code in jobs.STOPPED or len(left) == 1:
                     raise
                 refused.append(error)
-        if refused:
-            raise Refused(f"{len(refused)} of {len(left)} runs failed; the first: {refused[0]}")
         if len(left) == 1:
             return results[0]
+        if len(refused) == len(left):
+            raise Refused(f"None of {len(left)} runs is left; the first: {refused[0]}")
         from attn_cli.commands.train_together import together  # torch takes its time
 
+        if refused:
+            said = f"{len(refused)} of {len(left)} runs failed; the first: {refused[0]}"
+            raise PartlyRefused(said, together(results))
         return together(results)
 
     def _config(self, composed: DictConfig) -> Any:

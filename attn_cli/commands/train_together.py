@@ -17,7 +17,7 @@ from attn_cli.commands.runs import row as listed
 from attn_cli.config import schema
 from attn_cli.data.batches import open_data
 from attn_cli.devices import choose_device, explain_oom, prepare_cpu
-from attn_cli.errors import Refused
+from attn_cli.errors import PartlyRefused, Refused
 from attn_cli.files import append
 from attn_cli.learning.guards import SignalGuard
 from attn_cli.learning.parallel import MemberCheckpoints, ParallelLearner
@@ -69,10 +69,13 @@ def run(config: schema.Config) -> dict[str, Any]:
         for folder, member in zip(folders, members, strict=True)
     ]
     tables.show(tables.runs_table(rows))
+    result = together(list(results.values()))
     if learner.failed:
         number, refused = next(iter(learner.failed.items()))
-        raise Refused(f"{len(learner.failed)} of {len(members)} runs failed, {folders[number].path} first: {refused}")
-    return together(list(results.values()))
+        raise PartlyRefused(
+            f"{len(learner.failed)} of {len(members)} runs failed, {folders[number].path} first: {refused}", result
+        )
+    return result
 
 
 def together(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -128,6 +131,7 @@ def _train(learner: ParallelLearner, folders: list[Run], results: dict[int, dict
             folder.write_result({**result, "trained_together": len(folders)})
             folder.set_status("finished", epoch=config.trainer.epochs, step=learner.global_step)
             results[number] = result
+            checkpoints.finished.add(number)
 
 
 def _keeper(folder: Run, epochs: int) -> Callable[[dict[str, Any]], None]:

@@ -303,6 +303,7 @@ class MemberCheckpoints(Checkpoints):
         super().__init__(folders[0], every, seconds, learner.finite)
         self.learner = learner
         self.parts = [Checkpoints(folder) for folder in folders]
+        self.finished: set[int] = set()  # members that there is nothing to continue of
 
     def _write(self, trainer: pl.Trainer, name: str, keep: bool = False) -> None:
         self.learner.finite.read()
@@ -326,7 +327,7 @@ class MemberCheckpoints(Checkpoints):
         checkpoint["loops"]["fit_loop"]["state_dict"]["combined_loader"] = [position]
 
     def advice(self) -> str:
-        going = [self.parts[number] for number in self.learner.going]
+        going = [self.parts[number] for number in self.learner.going if number not in self.finished]
         if any(any(part.folder.glob("*.ckpt")) for part in going):
             commands = " and ".join(f"`attn train {pasted('resume', part.folder.parent)}`" for part in going)
             return f"continue with {commands}, one after the other"

@@ -30,7 +30,7 @@ from typing import Any
 
 from attn_cli import files, runs
 from attn_cli.config import schema
-from attn_cli.errors import Refused, Terminated
+from attn_cli.errors import PartlyRefused, Refused, Terminated
 from attn_cli.sweeps import plan
 
 STATUSES = ("running", "finished", "failed", "left", "interrupted", "killed")
@@ -82,11 +82,7 @@ def run_job(folder: Path, number: int, overrides: Sequence[str], run: RunJob) ->
         record.update(status="finished")
         if isinstance(result, Mapping):
             last = str(result.get("run", record["run"]))
-            record.update(
-                run=last,
-                runs=result.get("runs") or [last],
-                result={key: result[key] for key in KEPT if key in result},
-            )
+            record.update(run=last, runs=result.get("runs") or [last], result=_kept(result))
     except KeyboardInterrupt as error:
         record.update(status="interrupted", message="terminated" if isinstance(error, Terminated) else "interrupted")
         stop = error
@@ -99,6 +95,8 @@ def run_job(folder: Path, number: int, overrides: Sequence[str], run: RunJob) ->
         if error.exit_code in STOPPED:
             stop = SystemExit(error.exit_code)
         record.update(status="interrupted" if stop else "failed", message=str(error))
+        if isinstance(error, PartlyRefused):
+            record["result"] = _kept(error.result)
     except Exception as error:
         # submitit raises this one in the middle of a job whose time is over
         cut = type(error).__name__ == "UncompletedJobError"
@@ -113,6 +111,10 @@ def run_job(folder: Path, number: int, overrides: Sequence[str], run: RunJob) ->
     if stop is not None:
         raise stop
     return result if isinstance(result, dict) else None
+
+
+def _kept(result: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: result[key] for key in KEPT if key in result}
 
 
 def unfinished_runs(path: Path) -> list[Path]:
@@ -148,15 +150,15 @@ def going_on(config: schema.Config, earlier: Sequence[Path]) -> list[schema.Conf
     is so of all of them, `config` itself.
     """
     each = config.alone()
-    left = [_rest(own, earlier) for own in each]
+    left = [_rest(own, earlier, len(each) > 1) for own in each]
     return [config] if left == each else left
 
 
-def _rest(config: schema.Config, earlier: Sequence[Path]) -> schema.Config | dict[str, Any]:
+def _rest(config: schema.Config, earlier: Sequence[Path], of_several: bool) -> schema.Config | dict[str, Any]:
     from attn_cli.learning.checkpoints import newest_valid  # torch takes its time
 
     why = f"{earlier[-1]} was begun with other settings than this job has now. The job starts anew."
-    if len(earlier) > 1:
+    if of_several:
         why = f"No run folder of this job has seed {config.seed} and optimizer.lr {config.optimizer.lr:g}: a new one."
     for path in reversed(earlier):
         run = runs.open_run(path)
@@ -172,7 +174,7 @@ def _rest(config: schema.Config, earlier: Sequence[Path]) -> schema.Config | dic
                 run.set_status("interrupted", "its process on another machine is gone")
             return replace(config, resume=str(path))
         except Refused as refused:
-            why = f"{refused} The {'run' if len(earlier) > 1 else 'job'} starts anew."
+            why = f"{refused} The {'run' if of_several else 'job'} starts anew."
     print(why, flush=True)
     return config
 

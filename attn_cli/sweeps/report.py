@@ -102,7 +102,7 @@ def best_command(sweep: plan.Plan, jobs: Sequence[Job]) -> str | None:
 
 def table_rows(jobs: Sequence[Job]) -> list[dict[str, Any]]:
     """Jobs as `pictures.tables.sweep_table` wants them: overrides as key → value. A job that trained several seeds
-    together has a row for each.
+    together has a row for each that finished, and one for itself where others did not.
     """
     rows = []
     for job in jobs:
@@ -118,10 +118,14 @@ def table_rows(jobs: Sequence[Job]) -> list[dict[str, Any]]:
             "runs": folders(job),
             "message": job.get("message", ""),
         }
-        rows += [
+        each = [
             {**row, **run, "overrides": {**overrides, "seed": str(run["seed"])}, "runs": [Path(run["run"])]}
             for run in result.get("each", ())
-        ] or [row]
+        ]
+        if each and job["status"] != "finished":
+            each = [{**run, "status": "finished", "message": ""} for run in each]
+            each.append({**row, **dict.fromkeys(RESULTS), "runs": []})
+        rows += each or [row]
     return rows
 
 

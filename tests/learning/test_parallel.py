@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -258,3 +259,15 @@ def test_sequences_that_stop_early_are_refused():
 @pytest.mark.parametrize("name", MODELS)
 def test_what_can_be_stacked_is_not_refused(name):
     stacked(MODELS[name]).try_out()
+
+
+def test_who_has_finished_is_not_advised_to_go_on(tmp_path):
+    learner: Any = SimpleNamespace(finite=None, going=[0, 2])  # the second one failed
+    places = folders(tmp_path)
+    checkpoints = MemberCheckpoints(learner, places)
+    for place in places:
+        (place / "last.ckpt").touch()
+    resume = [f"`attn train resume={place.parent}`" for place in places]
+    assert checkpoints.advice() == f"continue with {resume[0]} and {resume[2]}, one after the other"
+    checkpoints.finished.add(0)
+    assert checkpoints.advice() == f"continue with {resume[2]}, one after the other"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import platform
@@ -16,9 +17,10 @@ from statistics import fmean
 import pytest
 
 from attn_cli import cli, runs
+from attn_cli.config import schema
 from attn_cli.learning import checkpoints
-from attn_cli.pictures import curves
-from attn_cli.sweeps import report
+from attn_cli.pictures import curves, tables
+from attn_cli.sweeps import jobs, report
 
 
 @pytest.fixture
@@ -117,11 +119,27 @@ def test_of_runs_that_go_on_alone_one_may_fail(work, checkpoint) -> None:
     job = work.jobs()[0]
     assert (job["status"], job["message"]) == ("failed", "1 of 3 runs failed; the first: no.")
     assert [runs.open_run(run).status()["status"] for run in job["runs"]].count("finished") == 2
+    with (work.sweep() / "results.csv").open() as file:  # those that finished count
+        told = [(row["status"], row["seed"], row["val_error"], row["message"]) for row in csv.DictReader(file)]
+    assert told == [("finished", "5", "15.0", ""), ("finished", "7", "17.0", ""), ("failed", "5", "", job["message"])]
+    (summary,) = tables.sweep_summary(report.table_rows(work.jobs()))
+    assert (summary["val_error"], summary["seeds"], summary["status"]) == (16.0, 2, "2 finished, 1 failed")
     work.fates()
     assert work(f"resume_sweep={work.sweep()}") == 0
     assert [line[:7] for line in work.ran()] == ["6 seed="]  # alone, from the beginning
     assert work.jobs()[0]["status"] == "finished" and len(work.jobs()[0]["runs"]) == 3
     assert work.jobs()[0]["result"]["threads"] == 1
+
+
+def test_what_is_said_where_one_run_of_several_is_left(work, capsys) -> None:
+    """A job of two runs of which one failed has the folder of the other alone."""
+    config = schema.Config(trainer=schema.Trainer(parallel_seeds=2))
+    first, second = config.alone()
+    run = runs.create(first, "outputs")
+    run.set_status("finished")
+    run.write_result({"val_error": 1.0})
+    assert jobs.going_on(config, [run.path]) == [{"val_error": 1.0}, second]
+    assert capsys.readouterr().out == "No run folder of this job has seed 1 and optimizer.lr 0.002: a new one.\n"
 
 
 def test_a_job_that_failed_starts_anew(work, checkpoint) -> None:
