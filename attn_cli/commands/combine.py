@@ -18,7 +18,7 @@ from attn_cli.inference.intervals import wilson
 from attn_cli.inference.monte_carlo import evaluation_noise, paired_interval
 from attn_cli.inference.sequences import Reading, focused, read
 from attn_cli.learning.restore import Restored, check_focus, check_same_images, check_sampling, restore
-from attn_cli.runs import open_run
+from attn_cli.runs import commit, open_run, versions
 
 
 @within_memory
@@ -26,7 +26,7 @@ def run(config: command_sections.Combine) -> dict[str, Any]:
     """Errors of both readers and of their combination on the same images; writes combined-….json beside the forward
     run's results.
     """
-    prepare_cpu(config.threads)
+    threads = prepare_cpu(config.threads)
     device = choose_device(config.device)
     forward, backward = _reader("forward", config, device), _reader("backward", config, device)
     check_same_images(forward, backward, config.split, "combine readers of")
@@ -55,7 +55,11 @@ def run(config: command_sections.Combine) -> dict[str, Any]:
         "images": count,
         "seed": config.seed,
         "seconds": seconds,
+        "device": str(device),
+        "threads": threads,
         "digest": forward.data.digest(config.split),
+        "commit": commit(),
+        "versions": versions(),
     }
     name = file_name("combined", config, f"with-{backward.run.name}")
     write_result(forward.run.path / name, result)

@@ -17,13 +17,13 @@ from attn_cli.games import players
 from attn_cli.inference.attention import attention
 from attn_cli.inference.monte_carlo import Evaluation, evaluate, evaluate_views, paired_interval
 from attn_cli.learning.restore import Restored, check_focus, check_same_images, check_sampling, restore
-from attn_cli.runs import Run, latest, open_run
+from attn_cli.runs import Run, commit, latest, open_run, versions
 
 
 @within_memory
 def run(config: command_sections.Evaluate) -> dict[str, Any]:
     """Evaluate, print a table, write evaluation-<split>-….json into the run folder; returns what was written."""
-    prepare_cpu(config.threads)
+    threads = prepare_cpu(config.threads)
     found = open_run(config.run) if config.run else latest(config.outputs)
     restored = _restored(found, config)
     other = _restored(open_run(config.against), config) if config.against else None
@@ -57,7 +57,11 @@ def run(config: command_sections.Evaluate) -> dict[str, Any]:
         "seed": config.seed,
         "seconds": seconds,
         "images_per_second": outcome.count * len(outcome.errors) * max(1, config.mc_samples) / seconds,
+        "device": str(images.device),
+        "threads": threads,
         "digest": restored.data.digest(config.split),
+        "commit": commit(),
+        "versions": versions(),
     }
     if restored.model.game is not None:
         result |= {"caught": 100 - outcome.error(), "players": players.compared(labels)}

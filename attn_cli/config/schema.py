@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar, cast
 
 from attn_cli.config import registry
-from attn_cli.config.command_sections import Bench, Show
+from attn_cli.config.command_sections import Bench, Combine, Evaluate, Show
 from attn_cli.config.data_sections import (
     AnyData,
     Arrays,
@@ -217,6 +217,11 @@ def load_as(cls: type[T], config: Any) -> T:
     built = build(cls, values, given=given)
     if isinstance(built, Show) and (built.images == 0 or built.images == ()):
         raise Refused("images must be at least 1, or a list of image numbers such as images=[3,5].")
+    if isinstance(built, Evaluate | Combine):
+        if built.average == "probabilities" and not built.mc_samples:
+            raise Refused("average=probabilities is for sampled paths: add mc_samples=10, or leave it out.")
+        if built.focus_size != Evaluate.focus_size and not built.focus:
+            raise Refused(f"focus_size={built.focus_size} is for a second look: add focus=true, or leave it out.")
     if isinstance(built, Bench) and not built.shapes:
         raise Refused("shapes must name at least one shape, such as shapes=[28x28].")
     return built

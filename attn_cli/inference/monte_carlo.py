@@ -54,7 +54,7 @@ class Evaluation:
     greedy: bool
     errors: list[list[int]]  # [repeat][M − 1]: number of wrong images when the first M samples are averaged
     mean_glimpses: float  # per image and path
-    most_glimpses: int  # N·S, of the longest sequence
+    most_glimpses: int  # N·S, of the longest sequence; with a first look as many again
     wrong: Tensor = field(compare=False)  # bool (repeats, n): which images, with all M samples averaged
 
     def error(self, samples: int | None = None) -> float:
@@ -162,7 +162,7 @@ def evaluate(
                 seen = images_nCHW[part]
                 if focus is not None:
                     seen, looked = focused(model, seen, focus)
-                    glimpses += M * looked
+                    glimpses += looked  # once for all paths
                 reading = read(model, seen, paths, greedy=greedy, average=average)
                 off_MB = (reading.labels != labels_n[part]).any(-1)
                 glimpses += reading.glimpses
@@ -181,4 +181,5 @@ def evaluate(
     model.train(was_training)
     which = processes.total(which).bool().cpu()
     glimpses = int(processes.total(torch.tensor(glimpses)))
-    return Evaluation(n, M, greedy, errors, glimpses / max(n * M * repeats, 1), T, which)
+    most = T if focus is None else 2 * T
+    return Evaluation(n, M, greedy, errors, glimpses / max(n * M * repeats, 1), most, which)

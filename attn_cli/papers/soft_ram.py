@@ -5,14 +5,14 @@
 3. Expected times of what was never run are those of single steps, times their number.
 4. Table IV's CNN is Inception with weights from ImageNet there, a ConvNet with batch normalisation here; both are
    evaluated on ten crops.
-5. The readers of Tables I and II, and DRAW with 8 glimpses, learn where to look in small scenes first, those of Table
-   II with ordered digits, where each glimpse answers by itself, so that each digit gets two of them. Then they go on
-   with a lower rate for what chooses where to look, and Soft RAM with half the noise; RESULTS.md tells why.
+5. The readers of Tables I and II, and DRAW, learn where to look in small scenes first, those of Table II with ordered
+   digits, where each glimpse answers by itself, so that each digit gets two of them. Then they go on with a lower rate
+   for what chooses where to look, and Soft RAM with half the noise; RESULTS.md tells why.
 6. Warped training digits (`data.warp`) are ours, and so are the sizes of the image that the context network sees, 24×24
    and 40×40 pixels: the paper tells none. The convolutional glimpse network for MNIST is ours, too: the paper has it
    for house numbers.
-7. The rate follows one cycle with a peak of 1e-3; the paper has Adam at 1e-4 (`optimizer=adam optimizer.lr=1e-4`), as
-   the birds' attention has it here.
+7. The rate follows one cycle with a peak of 1e-3 or 2e-3, after a mean of weights 1e-4; the paper has Adam at 1e-4
+   (`optimizer=adam optimizer.lr=1e-4`), as the birds' attention has it here.
 """
 
 from __future__ import annotations

@@ -122,6 +122,9 @@ def test_mean_evaluation_agrees_with_the_result_of_training(trained):
     result = json.loads((run / "result.json").read_text())
     assert mean["test_error"] == pytest.approx(result["test_error"])
     assert mean["digest"] == result["digests"]["test"]
+    for key in ("commit", "versions", "device", "threads"):
+        assert mean[key] == result[key] or key == "commit"
+    assert set(mean["versions"]) >= {"torch", "attn"}
 
 
 def test_mc_average_writes_a_table_and_a_plot(trained):

@@ -37,6 +37,7 @@ def test_combine_writes_both_readers_and_the_paired_interval(readers):
         written = Path(said.stdout.strip().splitlines()[-1].removeprefix("Written to "))
         result = json.loads((attn.folder / written).read_text())
         assert result["rule"] == rule and result["images"] > 0
+        assert result.keys() >= {"commit", "versions", "device", "threads"}
         low, high = result["gain_interval"]
         assert low <= result["gain"] <= high
         assert result["gain"] == pytest.approx(result["forward_error"] - result["test_error"])

@@ -245,3 +245,13 @@ def test_lists() -> None:
         schema.load_as(command_sections.Bench, {"shapes": []})
     with pytest.raises(Refused, match="^mc_samplse is not a known key. Did you mean 'mc_samples'"):
         schema.load_as(command_sections.Evaluate, {"mc_samplse": 1})
+
+
+@pytest.mark.parametrize(("key", "value", "needed"), [("average", "probabilities", 1), ("focus_size", 40, True)])
+@pytest.mark.parametrize("cls", [command_sections.Evaluate, command_sections.Combine])
+def test_settings_of_evaluations_that_would_change_nothing(cls: type, key: str, value: Any, needed: Any) -> None:
+    given = {"forward": "a", "backward": "b"} if cls is command_sections.Combine else {}
+    other = "focus" if needed is True else "mc_samples"
+    with pytest.raises(Refused, match=f"^{key}={value} is for .* add {other}="):
+        schema.load_as(cls, {**given, key: value})
+    assert getattr(schema.load_as(cls, {**given, key: value, other: needed}), key) == value

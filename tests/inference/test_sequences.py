@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from attn_cli.config.schema import Dram, Glimpses, Scales
 from attn_cli.inference.monte_carlo import evaluate, evaluation_noise
-from attn_cli.inference.sequences import read
+from attn_cli.inference.sequences import focused, read
 from attn_cli.models.dram import DRAM
 from attn_cli.models.rollout import rollout
 
@@ -73,6 +73,16 @@ def test_evaluation_counts_whole_sequences_and_the_mean_cost(model, images):
     result = evaluate(model, images, labels, samples=2, greedy=False, seed=5, batch_size=8)
     assert result.errors == [[int((said[0] != labels).any(-1).sum()), 1]]
     assert N <= result.mean_glimpses < result.most_glimpses == model.steps
+
+
+def test_the_first_look_for_the_focus_is_counted_once_an_image(model, images):
+    seen, looked = focused(model, images, 20)
+    noise = torch.stack([evaluation_noise(0, 0, m, B, model.steps) for m in range(2)])
+    read_there = read(model, seen, noise, greedy=False).glimpses
+    labels = torch.full((B, model.targets), -1)
+    result = evaluate(model, images, labels, samples=2, greedy=False, focus=20, batch_size=2 * B)
+    assert result.mean_glimpses == (looked + read_there) / (2 * B)
+    assert result.most_glimpses == 2 * model.steps
 
 
 def test_a_label_that_no_model_predicts_is_an_error(model, images):
