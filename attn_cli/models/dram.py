@@ -9,7 +9,9 @@ Departures from the paper, and choices that it leaves open:
     baseline. The paper's own is `samples: 1, baseline: learned, reward: correct` (eq. 11); `model=dram_mnist` has the
     probability of the true class as its reward.
  2. A location is looked at where it lies inside the image; beyond its edge, at the edge. The log-density is that of the
-    sample itself, and the glimpse network is told the place that was looked at.
+    sample itself, and the glimpse network is told the place that was looked at. The mean of the policy stays within the
+    image, too: one beyond the edge counts as the edge, and no gradient pushes it further out. A mean that is free gets
+    so far beyond in some runs that all of its samples are the same place: no gradient but noise brings it back.
  3. The context is the hidden state of the upper LSTM; its cell starts at 0. Both LSTMs have a forget-gate bias of 1.
  4. The coarse image is the mean over equal areas of the whole image. From a width of 17 pixels on, the first
     convolution of the context network takes every second place, so that its last map stays small.
@@ -34,7 +36,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -52,6 +54,26 @@ L = TypeVar("L", nn.Linear, nn.Conv2d)
 KERNELS = (5, 3, 3)  # of the three convolutions, without padding
 SMALLEST = sum(KERNELS) - len(KERNELS) + 1  # pixels a side that they need
 LARGE_CONTEXT = 17  # pixels; see departure 4
+
+
+class Inside(torch.autograd.Function):
+    """Means (R, 2) kept within ±limits (2,); a gradient that would push one further out ends here (departure 2)."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(means: Tensor, limits: Tensor) -> Tensor:  # type: ignore[override]
+        return means.clamp(-limits, limits)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:  # type: ignore[override]
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        means, limits = ctx.saved_tensors
+        outwards = gradient * means < 0  # a step of descent goes against the gradient
+        return gradient.masked_fill((means.abs() > limits) & outwards, 0.0), None
 
 
 @dataclass(frozen=True)
@@ -245,11 +267,11 @@ class DRAM(GlimpseModel):
 
     def choose(self, state: State, noise_R2: Tensor, greedy: bool) -> tuple[Tensor, Tensor]:
         """The next location (R, 2) in [-1, 1] and its log-density (R,) in units of `unit_width` (eqs. 3 and 9)."""
-        sigma = self.config.sigma
-        mean = self.emission_network(state.upper)
+        sigma, units = self.config.sigma, self.units(state.canvas)
+        mean = cast(Tensor, Inside.apply(self.emission_network(state.upper), units))
         sample = (mean if greedy else mean + sigma * noise_R2).detach()
         log_prob = -0.5 * ((sample - mean) / sigma).square().sum(-1) - 2 * math.log(sigma * math.sqrt(2 * math.pi))
-        return (sample / self.units(state.canvas)).clamp(-1, 1), log_prob
+        return (sample / units).clamp(-1, 1), log_prob
 
     def classify(self, hidden: Tensor) -> Tensor:
         """Logits (…, K) of the classification network (eq. 4); with sequences K + 1, the last for "no more"."""

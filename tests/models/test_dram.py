@@ -11,7 +11,7 @@ from attn_cli.data.splits import DataInfo
 from attn_cli.errors import Refused
 from attn_cli.learning.objectives import hybrid, sequence_hybrid, still_counting
 from attn_cli.models.build import build_model
-from attn_cli.models.dram import DRAM, reversed_targets
+from attn_cli.models.dram import DRAM, Inside, reversed_targets
 from attn_cli.models.rollout import compact_rollout, draw_noise, rollout
 
 TARGETS = torch.tensor([[3, 10, -1], [1, 2, 10], [9, 10, -1], [0, 0, 10]])
@@ -128,8 +128,33 @@ def test_beyond_the_edge_it_looks_at_the_edge_and_the_glimpse_network_is_told():
     _, trace = rollout(model, images(2, 60, 100), torch.ones(1, 2, 1, 2))
     torch.testing.assert_close(trace.locations[0, 0, 0], torch.tensor([1.0, 0.0]))
     torch.testing.assert_close(told[0][0], torch.tensor([5.0, 0.0]))
-    density = torch.distributions.Normal(torch.tensor([7.0, -0.5]), 0.5).log_prob(torch.tensor([7.5, 0.0])).sum()
-    torch.testing.assert_close(trace.log_probs[0, 0, 0], density)  # of the sample, not of the edge
+    # Of the sample, not of the edge, around a mean that is at the edge at most.
+    density = torch.distributions.Normal(torch.tensor([5.0, -0.5]), 0.5).log_prob(torch.tensor([5.5, 0.0])).sum()
+    torch.testing.assert_close(trace.log_probs[0, 0, 0], density)
+
+
+@pytest.mark.parametrize(("noise", "moves"), [(-1.0, [-1.0, -1.0]), (1.0, [0.0, 1.0])])
+def test_a_mean_beyond_the_edge_comes_back_and_goes_no_further(noise, moves):
+    """x lies beyond the right edge, y inside; a sample on either side turned out well."""
+    model = make(length=0, glimpses=1, context="none", unit_width=10.0, sigma=0.5)
+    bias = model.emission_network.output.bias
+    with torch.no_grad():
+        bias.copy_(torch.tensor([70.0, -0.5]))
+        model.emission_network.output.weight.zero_()
+    _, trace = rollout(model, images(1, 60, 100), torch.full((1, 1, 1, 2), noise))
+    torch.testing.assert_close(trace.locations[0, 0, 0, 0], torch.tensor(min(1.0, (5 + 0.5 * noise) / 5)))
+    (-trace.log_probs.sum()).backward()
+    assert (-bias.grad).sign().tolist() == moves
+
+
+def test_means_are_kept_inside_in_a_stack_of_models_too():
+    means, limits = torch.randn(3, 50, 2) * 4, torch.tensor([2.0, 3.0])
+    means.requires_grad_()
+    weights = torch.randn(3, 50, 2)
+    (alone,) = torch.autograd.grad((Inside.apply(means, limits) * weights).sum(), means)
+    stacked = torch.vmap(Inside.apply, in_dims=(0, None))(means, limits)
+    (together,) = torch.autograd.grad((stacked * weights).sum(), means)
+    assert together.equal(alone) and 0 < (alone == 0).sum() < (means.abs() > limits).sum()
 
 
 def test_the_baseline_teaches_nothing_but_itself():
