@@ -29,7 +29,7 @@ import yaml
 import attn_cli
 from attn_cli.config import schema
 from attn_cli.errors import Refused, nearest
-from attn_cli.files import alive, write_atomically
+from attn_cli.files import alive, kind_of, write_atomically
 
 STATUSES = ("running", "finished", "failed", "interrupted", "terminated")
 LARGEST_SMALL_FILE = 4 << 20  # bytes; a config or status file beyond this is not one of ours
@@ -62,7 +62,7 @@ class Run:
         path = self.path / "config.yaml"
         try:
             values = yaml.safe_load(_read(path))
-        except (yaml.YAMLError, RecursionError) as error:
+        except (yaml.YAMLError, ValueError, TypeError, AttributeError, RecursionError) as error:  # of its constructors
             raise Refused(f"{path} is not readable as YAML: restore it or choose another run.") from error
         if not isinstance(values, dict):
             raise Refused(f"{path} holds no configuration: restore it or choose another run.")
@@ -172,16 +172,22 @@ def create(config: schema.Config, outputs: str | Path | None = None) -> Run:
 def open_run(path: str | Path) -> Run:
     """The run in an existing folder; raises Refused with the nearest names."""
     path = Path(path)
-    if (path / "config.yaml").is_file():
+    if kind_of(path / "config.yaml") == "file":
         return Run(path)
-    if path.is_dir():
+    if kind_of(path) == "folder":
         raise Refused(f"{path} is not a run folder: it has no config.yaml.{_hint(path.name, path)}")
     raise Refused(f"There is no run folder {path}.{_hint(path.name, path.parent)}")
 
 
 def all_runs(outputs: str | Path = "outputs") -> list[Run]:
-    """All runs in a folder, oldest first."""
-    found = [Run(path.parent) for path in Path(outputs).glob("[!.]*/config.yaml")]
+    """All runs in a folder, oldest first; raises Refused where the folder cannot be read."""
+    outputs = Path(outputs)
+    try:
+        names = os.listdir(outputs) if kind_of(outputs) == "folder" else []
+    except OSError as error:
+        raise Refused(f"{outputs} cannot be read ({error.strerror}): change its rights or name another.") from error
+    paths = [outputs / name for name in names if not name.startswith(".")]
+    found = [Run(path) for path in paths if os.path.isfile(path / "config.yaml")]  # a locked one is not there
     return sorted(found, key=lambda run: (_started(run), run.name))
 
 

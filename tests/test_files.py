@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from attn_cli import files
+from attn_cli import cli, files
 from attn_cli.commands import data
 from attn_cli.commands.data import config_of
 from attn_cli.config import schema
@@ -133,6 +133,31 @@ def test_what_a_given_path_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     ]  # fmt: skip
     with pytest.raises(Refused, match=r"^data.path=x+ cannot be read \(File name too long\)"):
         files.kind_of(Path("x" * 300), "data.path")
+
+
+LONG = "x" * 300
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["runs", "--outputs", LONG],
+        ["eval", f"run={LONG}"],
+        ["eval", f"outputs={LONG}"],
+        ["show", f"run={LONG}"],
+        ["train", f"resume={LONG}"],
+        ["train", f"init_from={LONG}"],
+        ["train", "-m", f"resume_sweep={LONG}"],
+        ["cost", f"output={LONG}/x.json"],
+        ["bench", f"output={LONG}/x.json"],
+    ],
+)
+def test_a_run_or_folder_that_cannot_be_is_refused(words: list[str], tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(words) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"attn {words[0]}: ") and "File name too long" in error and error.count("\n") == 1
+    assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")

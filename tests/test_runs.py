@@ -193,7 +193,11 @@ def test_missing_checkpoint_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["a: [", "- 1", "", "x: 1\n", "model: {name: ram, _target_: os.system}", "&a [*a]", "\xff"]
+    "text",
+    [
+        *("a: [", "- 1", "", "x: 1\n", "model: {name: ram, _target_: os.system}", "&a [*a]", "\xff"),
+        *("seed: 2024-13-45", "seed: !!int abc", "seed: !!timestamp foo"),
+    ],
 )
 def test_damaged_config_is_refused_and_named(tmp_path: Path, text: str) -> None:
     run = runs.create(CONFIG, tmp_path)
@@ -276,7 +280,7 @@ def test_command_lists_runs(tmp_path: Path, capsys) -> None:
     done, damaged, running, unknown, edited = (runs.create(CONFIG, tmp_path) for _ in range(5))
     done.set_status("finished")
     done.write_result({"val_error": 1.234, "test_error": 1.5, "seconds": 61})
-    (damaged.path / "config.yaml").write_text("- [")
+    (damaged.path / "config.yaml").write_text("seed: 2024-13-45")
     (unknown.path / "status.json").write_text("{}")
     edited.write_result({"val_error": 1.234, "test_error": "1,5"})
     assert command.main(["--outputs", str(tmp_path)]) == 0

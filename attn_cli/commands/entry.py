@@ -72,10 +72,11 @@ def hydra_command(command: HydraCommand, words: Sequence[str]) -> int:
         return 0
     task = Task(command, tuple(sys.argv[:1]))
     resumed, overrides = plan.resumed(given.overrides)
-    if dirs := [word for word in overrides if word.lstrip("+").startswith(("hydra.sweep.", "hydra.sweep="))]:
+    dirs = ("hydra.run.", "hydra.run=", "hydra.sweep.", "hydra.sweep=")
+    if given_dirs := [word for word in overrides if word.lstrip("+").startswith(dirs)]:
         raise Refused(
-            f"{dirs[0]} has no effect: a sweep makes its own folder in outputs/sweeps, with outputs=FOLDER in "
-            "FOLDER/sweeps."
+            f"{given_dirs[0]} has no effect: a run makes its own folder in outputs, a sweep in outputs/sweeps, with "
+            "outputs=FOLDER in FOLDER and FOLDER/sweeps."
         )
     if given.multirun:
         return sweep(command, task, resumed, given.flags, overrides)

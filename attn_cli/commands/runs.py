@@ -9,6 +9,7 @@ from typing import Any
 
 from attn_cli.config.arguments import Parser
 from attn_cli.errors import Refused
+from attn_cli.files import kind_of
 from attn_cli.pictures.tables import runs_table, show
 from attn_cli.runs import Run, all_runs
 
@@ -18,7 +19,7 @@ def main(argv: list[str]) -> int:
     parser = Parser("attn runs", description="List runs, oldest first.", allow_abbrev=False)
     parser.add_argument("--outputs", metavar="DIR", help="folder of run folders (default: outputs)")
     outputs = parser.parse_args(argv).outputs
-    if outputs is not None and not Path(outputs).is_dir():
+    if outputs is not None and kind_of(Path(outputs)) != "folder":
         raise Refused(f"There is no folder {outputs}: --outputs must name a folder of run folders.")
     runs = all_runs(outputs or "outputs")
     if not runs:

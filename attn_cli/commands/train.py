@@ -19,6 +19,7 @@ from attn_cli.learning.checkpoints import newest_valid
 from attn_cli.learning.guards import Checkpoints, SignalGuard
 from attn_cli.learning.learner import Learner
 from attn_cli.learning.reporting import MetricsFile, ProgressReport, check_logger, make_logger
+from attn_cli.learning.restore import check_sources
 from attn_cli.learning.training import begin, fit, make_learner
 from attn_cli.pictures import tables
 from attn_cli.pictures.curves import learning_curves
@@ -51,6 +52,8 @@ def _run(config: schema.Config, before: Run | None, threads: int | None) -> dict
     threads = prepare_cpu(threads)
     device = choose_device(config.trainer.accelerator)
     check_logger(config.logger)
+    if before is None:
+        check_sources(config)
     data = open_data(config.data).to(device)
     batch = min(config.trainer.batch_size, data.info.train)
     if batch % processes.size():

@@ -23,6 +23,7 @@ from attn_cli.learning.guards import SignalGuard
 from attn_cli.learning.parallel import MemberCheckpoints, ParallelLearner
 from attn_cli.learning.random_states import random_states
 from attn_cli.learning.reporting import MetricsFile, ProgressReport, epoch_line
+from attn_cli.learning.restore import check_sources
 from attn_cli.learning.training import begin, fit, make_learner, should_compile
 from attn_cli.pictures import tables
 from attn_cli.pictures.curves import learning_curves
@@ -35,6 +36,7 @@ def run(config: schema.Config) -> dict[str, Any]:
     """
     threads = prepare_cpu(config.trainer.threads)
     device = choose_device(config.trainer.accelerator)
+    check_sources(config)
     data = open_data(config.data).to(device)
     compile_step = should_compile(config, data)
     data.fixed("validation")  # before an epoch is trained: it may be refused

@@ -124,8 +124,13 @@ def _scalar(value: Any, kind: type, metadata: Mapping[str, Any]) -> tuple[bool, 
         return isinstance(value, kind), value
     if isinstance(value, bool):
         return False, value
+    if kind is float and isinstance(value, (int, float)):
+        try:
+            return True, float(value)
+        except OverflowError:
+            return True, math.inf  # which is refused
     if kind is float:
-        return isinstance(value, (int, float)), float(value) if isinstance(value, (int, float)) else value
+        return False, value
     return isinstance(value, int), value
 
 

@@ -107,11 +107,11 @@ def _unknown_key(key: str, config: type, folder: Path) -> Refused:
     section = key.partition("/")[0]
     if "/" in key and section in groups(folder):
         return Refused(f"{key} is not a group; write {section}={key.partition('/')[2]}/NAME.")
-    if key in known:
-        return Refused(f"{key} is not a key of the {key.partition('.')[0]} chosen here.")
     models = typing.get_args(typing.get_type_hints(schema.Config)["model"])
     if owners := [model().name for model in models if key in schema.keys(model, "model")]:
         return Refused(f"{key} is not a key of the model chosen here: it is for model={' or '.join(owners)}.")
+    if key in known:
+        return Refused(f"{key} is not a key of the {key.partition('.')[0]} chosen here.")
     return Refused(f"{key} is not a known key.{nearest_key(key, known)}")
 
 

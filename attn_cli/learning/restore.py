@@ -116,6 +116,16 @@ def load_model(model: GlimpseModel, state: dict[str, torch.Tensor], source: obje
     load_weights(model, own, str(source))
 
 
+def check_sources(config: schema.Config) -> None:
+    """Refuse run folders that a new run would take weights from and that are not there: before its data is fetched."""
+    shared, trunk = (getattr(config.model, name, None) for name in ("share_glimpse_from", "trunk_from"))
+    if trunk is not None and kind_of(expanded(trunk, "model.trunk_from"), "model.trunk_from") == "file":
+        trunk = None
+    for path in (*(config.init_from or ()), shared, trunk):
+        if path is not None:
+            open_run(path)
+
+
 def starting_weights(model: GlimpseModel, config: schema.Config, resumed: bool) -> str | None:
     """Give a new model the weights that its configuration takes from elsewhere; those of a run that is resumed are in
     its checkpoint. Returns a report of one line or more, if any; raises Refused.

@@ -1,7 +1,8 @@
 """Mnih, Heess, Graves, Kavukcuoglu 2014, Recurrent Models of Visual Attention: Tables 1 and 2, the game of Catch,
 the actions of section 5, and video.
 
-Two sets of numbers are published: the arXiv version, and the conference version for the glimpse models alone.
+Two sets of numbers are published: the arXiv version, and the conference version, of which the glimpse models alone
+were at hand: its baselines differ, too.
 """
 
 from __future__ import annotations

@@ -170,11 +170,11 @@ def _shown(names: Counter[str]) -> str:
 
 def _read(folder: Path) -> dict[str, Any]:
     path = folder / NAME
-    if not folder.is_dir():
+    if files.kind_of(folder, KEY) != "folder":
         others = [other.parent.name for other in folder.parent.glob(f"*/{NAME}")]
         hint = nearest(folder.name, others) if others else f" There are no sweeps in {folder.parent}."
         raise Refused(f"There is no folder {folder}.{hint}")
-    if not path.is_file():
+    if files.kind_of(path, KEY) != "file":
         raise Refused(f"{folder} is not the folder of a sweep that can be resumed: it has no {NAME}.")
     try:
         values = json.loads(path.read_text(encoding="utf-8"))

@@ -14,6 +14,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import os
 import shlex
 import shutil
 import sys
@@ -154,7 +155,7 @@ def _discard_empty(folder: Path, worthless: set[str]) -> None:
     """Removes the folder of a sweep without jobs, if nothing but `worthless` files is in it: sweepers of others make it
     before they know that all compose.
     """
-    if folder.is_dir() and {path.name for path in folder.iterdir()} <= worthless:
+    if os.path.isdir(folder) and {path.name for path in folder.iterdir()} <= worthless:
         shutil.rmtree(folder)
         for parent in (folder.parent, folder.parent.parent):
             if not any(parent.iterdir()):

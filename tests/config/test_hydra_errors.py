@@ -37,6 +37,7 @@ MODELS = (
         (["+model.sigmaa=1"], "model.sigmaa is not a known key. Did you mean 'model.sigma'?"),
         (["++model._target_=os.system"], "model._target_ is not a known key. "),
         (["data=folder", "data.pieces=4"], "data.pieces is not a key of the data chosen here."),
+        (["model=dram", "model.core=lstm"], "model.core is not a key of the model chosen here: it is for model=ram."),
         (["model.noise=0.1"], "model.noise is not a key of the model chosen here: it is for model=soft_ram."),
         (
             ["model=dram", "model.repulsion=1"],

@@ -86,6 +86,7 @@ def test_every_number_is_bounded() -> None:
         ("model.hidden", None, "model.hidden must be a whole number, not None."),
         ("model.hidden", [1], "model.hidden must be a whole number, not [1]."),
         ("model.sigma", float("nan"), "model.sigma must be a finite number, not nan."),
+        ("model.sigma", 10**400, "model.sigma must be a finite number, not inf."),
         ("model.sigma", 0, "model.sigma must be above 0 and at most 2, not 0.0."),
         ("model.core", "lstn", "model.core has no choice 'lstn'. Did you mean 'lstm'?"),
         ("model.core", None, "model.core has no choice None."),

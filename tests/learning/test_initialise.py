@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from attn_cli.config.schema import Config, Dram, Glimpses, Ram, Scales, SoftRam, Trainer
+from attn_cli.commands import train, train_together
+from attn_cli.config.schema import Config, ConvNet, Dram, Glimpses, Ram, Scales, SoftRam, Trainer
 from attn_cli.data.splits import DataInfo
 from attn_cli.errors import Refused
 from attn_cli.learning import checkpoints
@@ -147,3 +148,19 @@ def test_grids_are_refitted_when_training_begins_not_when_it_goes_on(tmp_path, r
         lines = report.splitlines()
         assert lines[0].startswith("init_from=") and lines[-1].startswith("model.refit: grids ")
         assert not learner.model.extraction.bias.equal(before)
+
+
+@pytest.mark.parametrize(
+    "taken",
+    [
+        {"init_from": ("nowhere",)},
+        {"model": Dram(share_glimpse_from="nowhere")},
+        {"model": SoftRam(trunk=ConvNet(name="convnet_5"), trunk_from="nowhere")},
+    ],
+)
+@pytest.mark.parametrize("parallel", [1, 2])
+def test_a_run_that_is_not_there_is_told_before_data_is_fetched(parallel, taken, monkeypatch):
+    for module in (train, train_together):
+        monkeypatch.setattr(module, "open_data", lambda data: pytest.fail("the data was looked for"))
+    with pytest.raises(Refused, match="There is no run folder nowhere"):
+        train.run(Config(**taken, trainer=Trainer(parallel_seeds=parallel)))
