@@ -13,6 +13,7 @@ import json
 import os
 import pkgutil
 import runpy
+import signal
 import sys
 
 import attn_cli.commands
@@ -26,6 +27,7 @@ def run(words: list[str], folder: str, environment: dict[str, str], outputs: lis
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for number, name in enumerate(outputs, 1):
         os.dup2(os.open(name, os.O_WRONLY), number)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # as in a terminal, wherever the tests run
     sys.argv = ["attn", *words]
     runpy.run_module("attn_cli", run_name="__main__", alter_sys=True)
 

@@ -123,8 +123,8 @@ def test_a_killed_command_stops_its_processes(images):
     process = images.start("train", *TWO, "trainer.epochs=1000", "trainer.checkpoint_seconds=0.1")
     folder = in_training(images, process)
     pids = workers(process)
-    process.kill()
-    process.wait()
+    process.send_signal(signal.SIGKILL)
+    process.poll(wait=True)
     deadline = time.monotonic() + PATIENCE
     while not gone(pids.values()) and time.monotonic() < deadline:
         time.sleep(0.1)

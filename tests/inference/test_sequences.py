@@ -18,7 +18,7 @@ N, LENGTH, B = 2, 3, 12
 @pytest.fixture(scope="module")
 def model():
     """Of four labels and the end; untrained, scaled up so that images are read to different lengths."""
-    torch.manual_seed(4)
+    torch.manual_seed(6)
     config = Dram(filters=(4, 4, 8), features=24, hidden=16, sigma=0.5, coarse=12)
     model = DRAM(config, Glimpses(N, 12), Scales(1), channels=1, classes=4, length=LENGTH).eval()
     with torch.no_grad():
