@@ -42,6 +42,12 @@ def kind_of(path: Path, setting: str = "") -> str | None:
     return "folder" if stat.S_ISDIR(mode) else "file"
 
 
+def check_place(path: str | None, setting: str) -> None:
+    """Refuse a file to be written whose folder is not there, before what is written is worked out."""
+    if path is not None and kind_of(Path(path).absolute().parent, setting) != "folder":
+        raise Refused(f"{setting}={path} is in a folder that does not exist.")
+
+
 def _named(path: object, setting: str) -> str:
     return f"{setting}={path}" if setting else str(path)
 

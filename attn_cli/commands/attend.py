@@ -21,7 +21,7 @@ from attn_cli.data.photos import Birds, edges
 from attn_cli.data.progress import counted
 from attn_cli.devices import choose_device, prepare_cpu, within_memory
 from attn_cli.errors import Refused
-from attn_cli.files import expanded
+from attn_cli.files import expanded, kind_of
 from attn_cli.inference.monte_carlo import evaluation_noise
 from attn_cli.inference.regions import boxes_within, cut, last_regions, overlap, widened
 from attn_cli.learning.restore import Restored, restore
@@ -37,7 +37,7 @@ def run(config: command_sections.Attend) -> dict[str, Any]:
     prepare_cpu(config.threads)
     found = open_run(config.run) if config.run else latest(config.outputs)
     output = expanded(config.output, "output")
-    if output.suffix != ".h5" or not output.parent.is_dir() or output.exists():
+    if output.suffix != ".h5" or kind_of(output.parent) != "folder" or kind_of(output):
         raise Refused(f"output={output} must be a new .h5 file in a folder that exists: name another.")
     device = choose_device(config.device)
     data, choose = _chosen(found, config, device)

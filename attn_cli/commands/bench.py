@@ -25,7 +25,7 @@ from attn_cli.config import command_sections, schema
 from attn_cli.data.splits import DataInfo
 from attn_cli.devices import choose_device, prepare_cpu
 from attn_cli.errors import Refused
-from attn_cli.files import kind_of, write_atomically
+from attn_cli.files import check_place, write_atomically
 from attn_cli.glimpses.gaussian import Grid, extract
 from attn_cli.glimpses.reference import LoopRetina
 from attn_cli.learning.compiling import compiled, compiler_found
@@ -109,8 +109,7 @@ class SyntheticData:
 
 def run(config: command_sections.Bench) -> list[dict[str, Any]]:
     """Measure, print, write; returns the rows."""
-    if config.output is not None and kind_of(Path(config.output).absolute().parent, "output") != "folder":
-        raise Refused(f"output={config.output} is in a folder that does not exist.")
+    check_place(config.output, "output")
     if config.batch_size == 1 and "rsam" in config.shapes:
         raise Refused(
             "RSAM has batch normalisation, which needs at least 2 images a batch: use a larger batch_size, or shapes "

@@ -24,7 +24,7 @@ from attn_cli.data.shapes import shape_of, usual_length
 from attn_cli.data.splits import DataInfo
 from attn_cli.devices import choose_device, prepare_cpu
 from attn_cli.errors import Refused
-from attn_cli.files import kind_of, write_atomically
+from attn_cli.files import check_place, write_atomically
 from attn_cli.models.counting import parameters, parts_of, weightless
 from attn_cli.models.parts import multiply_adds
 from attn_cli.papers import dram
@@ -68,9 +68,7 @@ def run(config: schema.Cost) -> dict[str, Any]:
 
 def _check(config: schema.Cost) -> None:
     for key in ("output", "curve"):
-        path = getattr(config, key)
-        if path is not None and kind_of(Path(path).absolute().parent, key) != "folder":
-            raise Refused(f"{key}={path} is in a folder that does not exist.")
+        check_place(getattr(config, key), key)
     if config.curve is not None and Path(config.curve).suffix.lower() != ".png":
         raise Refused(f"curve={config.curve} must name a .png file.")
     own = [key for key in ("run", "size", "length", "curve") if getattr(config, key) is not None]

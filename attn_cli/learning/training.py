@@ -93,13 +93,13 @@ def begin(learner: Learner, config: schema.Config, data: Data, resumed: bool = F
     """
     report = starting_weights(learner.model, config, resumed)
     prepared = None if resumed else learner.model.prepare(partial(training_images, data, config))
-    simple = getattr(config.model, "pretrain_glimpse", 0)
-    all_simple = (
-        f"The simple glimpse network is trained in all {config.trainer.epochs} epochs, the convolutional one in none: "
-        f"model.pretrain_glimpse={simple} reaches trainer.epochs={config.trainer.epochs}."
-    )
-    said = (report, prepared, all_simple if simple >= config.trainer.epochs else None)
-    return "\n".join(filter(None, said)) or None
+    simple, epochs, untrained = getattr(config.model, "pretrain_glimpse", 0), config.trainer.epochs, None
+    if simple >= epochs:
+        untrained = (
+            f"The simple glimpse network is trained in all {epochs} epochs, the convolutional one in none: "
+            f"model.pretrain_glimpse={simple} reaches trainer.epochs={epochs}."
+        )
+    return "\n".join(filter(None, (report, prepared, untrained))) or None
 
 
 def seed_everything(seed: int) -> None:
