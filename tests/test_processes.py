@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from attn_cli import processes
+from attn_cli.commands.reproducing import composed
 from attn_cli.config import schema
 from attn_cli.errors import Refused
 from attn_cli.learning.checkpoints import load
@@ -249,6 +250,19 @@ def test_weights_that_were_drawn_differently_are_made_equal(config: schema.Confi
     short = replace(config, trainer=replace(config.trainer, epochs=1, limit_train_steps=1))
     first, second = together(tmp_path, 2, "begun", short)
     assert first == second and len(first) > 4
+
+
+def test_a_weight_that_only_one_process_has_a_gradient_of(tmp_path: Path) -> None:
+    """With one glimpse a target DRAM's upper LSTM is used by those images alone whose first label was right."""
+    words = ["trainer=smoke", "data=digits_sequence", "data.train_limit=64", "model=dram_small", "glimpses.count=1"]
+    trainer = replace(DDP, epochs=1, batch_size=4, limit_train_steps=12, compile="off", threads=1)
+    two = replace(composed("train", [*words, "model.hidden=16", f"outputs={tmp_path}/outputs"]), trainer=trainer)
+    one = replace(two, trainer=replace(trainer, devices=1, strategy="auto"))
+    answers = [*together(tmp_path / "one", 1, "train", one), *together(tmp_path, 2, "train", two)]
+    runs = [Path(answer["result"]["run"]) for answer in answers[:2]]
+    weights = [load(run / "checkpoints" / "last.ckpt")["state_dict"] for run in runs]
+    for name, tensor in weights[0].items():
+        torch.testing.assert_close(weights[1][name], tensor, rtol=1e-3, atol=1e-5)
 
 
 def test_a_classifier_is_reset_to_the_same_weights_in_all_processes(config: schema.Config, tmp_path: Path) -> None:

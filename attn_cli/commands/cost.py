@@ -145,7 +145,7 @@ def cost(settings: schema.Config, info: DataInfo, samples: int, expected: float 
 def table_5(samples: int) -> dict[str, Any]:
     """Table 5 of Ba et al. 2015 beside the same numbers of this project, with M = `samples` where the paper averages.
 
-    The two columns that average cost 1.8 and 5.7 passes at the two sizes of image, which no single M gives.
+    The two columns that average cost 1.8 and 5.6 passes at the two sizes of image, which no single M gives.
     """
     cells = []
     for quantity, rows in PUBLISHED.items():

@@ -35,6 +35,7 @@ from attn_cli.runs import Run, on_create, open_run
 GRACE = 10.0  # seconds for the others to end by themselves, and again after SIGTERM
 LOOK_EVERY = 0.1  # seconds
 STOPS = (signal.SIGINT, signal.SIGTERM)
+CRASHES = (signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV)  # a process ends itself by
 
 
 def run(config: schema.Config) -> dict[str, Any]:
@@ -176,7 +177,11 @@ class Workers:
         if self.stopped is None:
             for rank, code in codes.items():
                 if code is not None and code < 0 and rank not in self.ended:
-                    return self._failed(f"Process {rank} of {self.count} was killed by {signal.Signals(-code).name}")
+                    how = "was killed by"
+                    if -code in CRASHES:
+                        self._show(rank)
+                        how = "failed with the error above, by"
+                    return self._failed(f"Process {rank} of {self.count} {how} {signal.Signals(-code).name}")
         said = {
             rank: json.loads(path.read_text()) for rank in codes if (path := self.folder / f"said-{rank}.json").exists()
         }
@@ -190,10 +195,14 @@ class Workers:
             return Terminated() if self.stopped == signal.SIGTERM else KeyboardInterrupt()
         for rank, code in codes.items():
             if code and rank not in said and rank not in self.ended:
-                if rank:
-                    sys.stderr.write((self.folder / f"output-{rank}").read_text(errors="replace"))
+                self._show(rank)
                 return self._failed(f"Process {rank} of {self.count} failed with the error above")
         return self._failed("The processes of the run lost each other")
+
+    def _show(self, rank: int) -> None:
+        """What a process has written, where it was kept from the terminal."""
+        if rank:
+            sys.stderr.write((self.folder / f"output-{rank}").read_text(errors="replace"))
 
     def _failed(self, what: str) -> Refused:
         path = self.folder / "run"

@@ -32,9 +32,10 @@ def main(argv: list[str]) -> int:
     """`argv` is what follows `attn reproduce`. Returns the exit code; raises Refused."""
     given = _parser().parse_args(argv)
     budget = None if given.budget is None else seconds(given.budget)
-    if not 1 <= given.seeds <= MOST_SEEDS:
-        raise Refused(f"--seeds must be at least 1 and at most {MOST_SEEDS}, not {given.seeds}: seeds 1 to N are run.")
-    selected = given.only or given.seeds != 1 or budget is not None
+    selected = given.only or given.seeds is not None or budget is not None
+    seeds = 1 if given.seeds is None else given.seeds
+    if not 1 <= seeds <= MOST_SEEDS:
+        raise Refused(f"--seeds must be at least 1 and at most {MOST_SEEDS}, not {seeds}: seeds 1 to N are run.")
     if selected and (given.list or given.write):
         raise Refused("--only, --seeds and --budget say what is run; --list and --write run nothing: leave them out.")
     if given.table is None:
@@ -54,7 +55,7 @@ def main(argv: list[str]) -> int:
             done = [report.count(table, records.load(table)) for table in TABLES.values()]
             print(f"{sum(d for d, _ in done)} of {sum(n for _, n in done)} cells are measured.")
         return 0
-    return _run(TABLES[names[0]], given.only, given.seeds, budget)
+    return _run(TABLES[names[0]], given.only, seeds, budget)
 
 
 def seconds(text: str) -> float:
@@ -76,7 +77,7 @@ def _parser() -> Parser:
     )
     parser.add_argument("table", nargs="?", metavar="TABLE", help="such as ram/2a; without it all are listed")
     parser.add_argument("--only", action="append", default=[], metavar="CELL", help="run this cell; may be repeated")
-    parser.add_argument("--seeds", type=int, default=1, metavar="N", help="run seeds 1 to N (default: 1)")
+    parser.add_argument("--seeds", type=int, metavar="N", help="run seeds 1 to N (default: 1)")
     parser.add_argument("--budget", metavar="TIME", help="start only runs that fit, such as 2h or 90min")
     instead = parser.add_mutually_exclusive_group()
     instead.add_argument("--list", action="store_true", help="print the table, run nothing")

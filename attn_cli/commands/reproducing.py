@@ -75,7 +75,25 @@ def plan(table: Table, cells: Iterable[Cell], seeds: int) -> list[Step]:
             step = Step(*resolve(table, cell.name), seed)
             if not isinstance(step.cell.how, Absent) and not step.recorded():
                 need(step)
+    for recorded in {(step.table.name, step.cell.name): step for step in steps}.values():
+        check_alike(recorded)
     return list(steps)
+
+
+def check_alike(step: Step) -> None:
+    """Refuse a training that is not as long as those recorded for its cell: their mean would be that of neither."""
+    how = step.cell.how
+    measured = records.load(step.table).get(step.cell.name, [])
+    known = {record.epochs for record in measured if record.epochs is not None}
+    if not known or not isinstance(how, Train):
+        return
+    start = [f"{how.by}=RUN"] if how.start else []
+    epochs = composed("train", [f"experiment={how.experiment}", *RECIPE, *how.overrides, *start]).trainer.epochs
+    if known != {epochs}:
+        raise Refused(
+            f"{step.table.name}/{step.cell.name} is recorded after {min(known - {epochs})} epochs and is trained for "
+            f"{epochs} now: take those records out of {records.file_name(step.table)} to have all seeds measured alike."
+        )
 
 
 def expected(step: Step) -> float | None:

@@ -182,7 +182,7 @@ def extract(images_BCHW: Tensor, grid: Grid, count: int) -> Tensor:
 
 def boxes(grid: Grid, count: int, height: int, width: int) -> Tensor:
     """What the filters cover, half a stride beyond the outermost means: (R, 1, 4) as x0, y0, x1, y1 in pixels."""
-    size = grid.centre.new_tensor([width, height])
-    middle = (grid.centre + 1) * size / 2
+    across, down = (grid.centre + 1).unbind(1)
+    middle = torch.stack([across * (width / 2), down * (height / 2)], 1)
     half = grid.stride * (count / 2)
     return torch.cat([middle - half, middle + half], 1)[:, None]

@@ -1,7 +1,7 @@
 """Evaluation of a glimpse model: the mean-location policy, or M sampled paths whose predictions are averaged.
 
-DRAM (arXiv 1412.7755), section 4: the class log-probabilities of several sampled paths are averaged; averaging the
-probabilities is the other common reading. Noise is drawn on the CPU and keyed by (seed, repeat, sample), so neither the
+DRAM (arXiv 1412.7755), section 3.1, eq. 14: the class log-probabilities of several sampled paths are averaged, or the
+probabilities, as the equation has it. Noise is drawn on the CPU and keyed by (seed, repeat, sample), so neither the
 batch size, nor M, nor the device changes which path sample m of image i takes.
 
 Legend: M samples, n images, B images at a time, N glimpses, K classes.

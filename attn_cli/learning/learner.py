@@ -107,13 +107,25 @@ class Learner(pl.LightningModule):
         loss = self.loss(batch)
         self.manual_backward(loss)
         loss = loss.detach()
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None] if processes.size() > 1 else []
+        gradients = self.shared_gradients() if processes.size() > 1 else []
         processes.average_([loss, self.totals, *gradients])
         self.finite.check(loss, self._optimiser, step)
         self._optimiser.step()
         self._schedule.step()
         self._progress.increment_ready()  # Lightning's count of optimiser steps: trainer.global_step
         self._progress.increment_completed()
+
+    def shared_gradients(self) -> list[Tensor]:
+        """The gradients of this process, those to be averaged: of the same weights in all of them. On a CPU a step
+        leaves out what does not count, so a weight may have one in some processes alone; the others give zeros.
+        """
+        weights = list(self.model.parameters())
+        if self.totals.device.type == "cpu":
+            found = processes.total(torch.tensor([weight.grad is not None for weight in weights])).tolist()
+            for weight, count in zip(weights, found, strict=True):
+                if count and weight.grad is None:
+                    weight.grad = torch.zeros_like(weight)
+        return [weight.grad for weight in weights if weight.grad is not None]
 
     def batches(self, rank: int = 0, world_size: int = 1) -> Any:
         """What training iterates over."""

@@ -1,7 +1,7 @@
 """Feed-forward networks that the attention models are compared with: they see the whole image at once.
 
 Implemented: the fully-connected networks and the ConvNet of one convolution of Tables 1 and 2 of Mnih et al. 2014
-(arXiv 1406.6247, section 4.1); the ConvNet 64-64-64-512 of Table 2 and the 10-layer ConvNet of Tables 3 to 6 of Ba et
+(arXiv 1406.6247, section 4.1); the ConvNet 64-64-64-512 of Table 2 and the 10-layer ConvNet of Tables 3 to 5 of Ba et
 al. 2015 (arXiv 1412.7755, sections 4.2 and 4.3), the latter after Goodfellow et al. 2013 (arXiv 1312.6082) with a head
 for each position of a sequence; any other stack of convolutions (or none) and fully-connected layers, with batch
 normalisation or not; the first sets of convolution, ReLU and pooling of such a network as the fixed trunk of another

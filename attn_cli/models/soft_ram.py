@@ -12,7 +12,7 @@ attention on the map that the fixed first layers of a ConvNet make of an image (
 Choices that the paper leaves open, and departures:
  1. An absolute centre is tanh of its linear map; a relative one is added to the previous centre, which starts in the
     middle of the image. Both are cut off at the edge of the image, after noise, too.
- 2. Stride, variance and gain are exponentials (DRAW, eqs. 21 to 23); at 0 the grid covers the whole image. The filters
+ 2. Stride, variance and gain are exponentials (DRAW, eqs. 21 and 24); at 0 the grid covers the whole image. The filters
     start half a stride wide: narrower ones would miss most of a large image, and its gradients. The weights that place
     it start at a tenth of their usual size, so that the first grids of all images are alike. With a limit the
     stride is that limit times a sigmoid, so that its gradient never ends, and is cut off at the limit after noise; what

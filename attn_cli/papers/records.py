@@ -69,7 +69,7 @@ def load(table: Table) -> dict[str, list[Record]]:
     """Records by cell. Raises Refused naming a file that is damaged or has a cell that the table has not."""
     found: dict[str, list[Record]] = {}
     for folder in dict.fromkeys((PACKAGED, writable())):
-        for cell, records in _read(folder / _file(table), table).items():
+        for cell, records in _read(folder / file_name(table), table).items():
             known = found.setdefault(cell, [])
             known += [record for record in records if not {*record.seeds} & seeds(known)]
     return found
@@ -83,7 +83,7 @@ def add(table: Table, cell: str, record: Record) -> None:
     """Write a record, unless a seed of it is recorded already: then what is recorded stays."""
     folder = writable()
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / _file(table)
+    path = folder / file_name(table)
     with locked(folder):  # two commands may fill cells of one table
         records = _read(path, table)
         if {*record.seeds} & seeds(load(table).get(cell, [])):
@@ -138,7 +138,8 @@ def writable() -> Path:
     return PACKAGED if PACKAGED.parent.parent.parent == Path.cwd() else OUTPUTS / "measured"
 
 
-def _file(table: Table) -> str:
+def file_name(table: Table) -> str:
+    """Of its records, in each of the two folders."""
     return table.name.replace("/", "-") + ".json"
 
 

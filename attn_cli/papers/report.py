@@ -136,7 +136,7 @@ def sections(text: str, where: Path = RESULTS) -> dict[str, Section]:
 def check(names: Iterable[str]) -> None:
     """Refuse, with the difference, sections of RESULTS.md that a person has edited."""
     if RESULTS.is_file():
-        _updated(RESULTS.read_text(encoding="utf-8"), names)
+        _updated(_text(), names)
 
 
 def update(names: Iterable[str]) -> list[str]:
@@ -147,11 +147,18 @@ def update(names: Iterable[str]) -> list[str]:
     if not RESULTS.is_file():
         return []
     with locked(RESULTS.parent):  # two commands may fill tables at once
-        before = RESULTS.read_text(encoding="utf-8")
+        before = _text()
         after, there = _updated(before, names)
         if after != before:
             write_atomically(RESULTS, after)
     return there
+
+
+def _text() -> str:
+    try:
+        return RESULTS.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise Refused(f"{RESULTS} is not UTF-8 (byte {error.start}): save it as UTF-8, or restore it.") from error
 
 
 def _updated(text: str, names: Iterable[str]) -> tuple[str, list[str]]:

@@ -165,6 +165,19 @@ def test_what_ended_another_process_is_recorded_as_it_is_told(tmp_path, monkeypa
     assert run.status()["status"] == "failed"
 
 
+def test_what_a_process_that_aborts_has_written_is_shown(tmp_path, monkeypatch, capsys):
+    (tmp_path / "output-1").write_text("the other side hung up\n")
+    ends = ["import time; time.sleep(60)", "import os; os.abort()"]
+    monkeypatch.setattr(
+        launch.Workers, "_start", lambda self, rank: subprocess.Popen([sys.executable, "-c", ends[rank]])
+    )
+    with launch.Workers(tmp_path, 2) as workers:
+        workers.watch()
+        cause = str(workers.cause())
+    assert cause.startswith("Process 1 of 2 failed with the error above, by SIGABRT before there was a run folder")
+    assert capsys.readouterr().err == "the other side hung up\n"
+
+
 def test_a_sweep_of_runs_of_two_processes(images):
     done = images("train", "-m", *TWO, "trainer.limit_train_steps=5", "seed=1,2")
     folders = images.runs()

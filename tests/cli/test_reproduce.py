@@ -124,6 +124,7 @@ def test_names_of_tables_are_completed() -> None:
         (["--seeds", "2"], "are for one table: name it"),
         (["ram/2a", "--list", "--only", "6-glimpse"], "say what is run; --list and --write run nothing"),
         (["ram/2a", "--write", "--seeds", "2"], "say what is run; --list and --write run nothing"),
+        (["ram/2a", "--list", "--seeds", "1"], "say what is run; --list and --write run nothing"),
     ],
 )
 def test_what_is_refused(

@@ -166,6 +166,15 @@ def test_what_was_edited_by_hand_is_refused_with_the_difference(
     assert report.RESULTS.read_text() == edited
 
 
+def test_a_file_that_an_editor_has_saved_as_latin_1_is_refused(here: Path) -> None:
+    text = EMPTY.encode() + "4 ± 1".encode("latin-1")
+    report.RESULTS.write_bytes(text)
+    for ask in (report.check, report.update):
+        with pytest.raises(Refused, match=r"RESULTS.md is not UTF-8 \(byte \d+\): save it as UTF-8"):
+            ask(["toy/1"])
+    assert report.RESULTS.read_bytes() == text
+
+
 def test_an_emptied_section_is_written_anew(here: Path) -> None:
     report.RESULTS.write_text(EMPTY)
     report.update(["toy/1"])

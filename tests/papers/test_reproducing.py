@@ -16,7 +16,7 @@ import pytest
 
 from attn_cli import runs
 from attn_cli.commands import reproducing
-from attn_cli.commands.reproducing import Step, composed, expected, newest, plan, product, run_all, words
+from attn_cli.commands.reproducing import Step, check_alike, composed, expected, newest, plan, product, run_all, words
 from attn_cli.errors import Refused
 from attn_cli.papers import index, records, report
 from attn_cli.papers.cells import Absent, Attend, Cell, Combine, Evaluate, Same, Table, Train
@@ -100,6 +100,19 @@ def test_what_is_recorded_or_finished_is_not_run_again() -> None:
     assert names(plan(TOY, [CELLS["long"]], seeds=1)) == []
     # An evaluation needs the run itself, of which only the number is left.
     assert names(plan(TOY, [CELLS["many"]], seeds=1)) == ["long 1", "many 1"]
+
+
+def test_seeds_that_were_trained_for_longer_are_not_averaged_with_others() -> None:
+    add(TOY, "short", Record((1,), 3.0, epochs=99))
+    with pytest.raises(Refused, match="toy/1/short is recorded after 99 epochs and is trained for [0-9]+ now: take "):
+        plan(TOY, [CELLS["short"]], seeds=2)
+    assert names(plan(TOY, [CELLS["short"]], seeds=1)) == []
+
+
+def test_packaged_records_were_trained_as_long_as_their_cells_are_now() -> None:
+    for table in index.TABLES.values():
+        for cell in table.cells:
+            check_alike(Step(table, cell, 1))
 
 
 def test_the_same_cell_of_another_table_is_run_there() -> None:
