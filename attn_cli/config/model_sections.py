@@ -225,6 +225,7 @@ def check_model(model: object) -> None:
                 )
     if isinstance(model, SoftRam):
         _check_trunk(model)
+        _check_unused(model)
 
 
 def _check_scale(model: Ram) -> None:
@@ -238,6 +239,19 @@ def _check_scale(model: Ram) -> None:
             f"model.largest_magnification={model.largest_magnification:g} must be above "
             f"model.magnification={model.magnification:g}: model.scale=learned chooses between the two."
         )
+
+
+def _check_unused(model: SoftRam) -> None:
+    """What was set and changes nothing."""
+    for keys, used, where in (
+        (("repulsion", "repulsion_width", "repulsion_step"), model.centre == "relative", "model.centre=relative"),
+        (("resets",), model.reset_every is not None, "a model with model.reset_every"),
+        (("trunk_layers",), model.trunk is not None, "a model with a trunk"),
+    ):
+        for key in keys:
+            value = getattr(model, key)
+            if not used and value not in (0, getattr(SoftRam, key)):
+                raise Refused(f"model.{key}={value} is for {where}: leave it out.")
 
 
 def _check_trunk(model: SoftRam) -> None:

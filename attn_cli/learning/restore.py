@@ -11,6 +11,7 @@ from torch import nn
 
 from attn_cli.config import registry, schema
 from attn_cli.data.batches import open_data
+from attn_cli.data.shapes import shape_of
 from attn_cli.data.sources.folder import class_names
 from attn_cli.data.splits import Data
 from attn_cli.errors import Refused
@@ -50,7 +51,15 @@ def restore(run: Run, checkpoint: str, device: torch.device, data: Any = None) -
     if data is not None and info.frames:
         config = replace(config, glimpses=replace(config.glimpses, count=info.frames))
     if data is not None and getattr(registry.load("model", config.model.name), "sized", False):
-        own = open_data(run.config().data).info
+        try:
+            own = shape_of(run.config().data)
+        except Refused as error:
+            raise Refused(f"{run.path} is for images of the size that it was trained on: {error}") from error
+        if own.channels != info.channels:
+            raise Refused(
+                f"{run.path} was trained on images of {own.channels} channels, and data={config.data.name} has "
+                f"{info.channels}: choose other images, or train on them."
+            )
         info = replace(info, height=own.height, width=own.width)
     model = build_model(config, info)
     load_model(model, state, path)

@@ -10,6 +10,8 @@ Choices that the paper leaves open, and departures:
  2. The filters start half a stride wide: narrower ones would miss most of a large image, and its gradients.
  3. Filter rows are normalised as a softmax, which cannot divide by zero.
  4. The forget gate of the LSTM has a bias of 1. Pixels are divided by 255.
+ 5. The experiments train with Adam whose rate rises and falls to nothing in one cycle, and clip the norm of the
+    gradient at 5.
 
 Legend: B images, M paths (all alike: nothing is drawn), R = M·B rows, N glimpses, K classes, D hidden, C channels,
 g filters of the grid per axis (the paper's N).

@@ -41,7 +41,10 @@ Choices that the paper leaves open, and departures:
 16. It is never trained under autocast: there its loss ran away after a thousand steps or more, as the answers for some
     images grew ever surer and wrong, at half the rate and without clipping, too (RESULTS.md).
 17. The experiments train with Adam whose rate rises to 1e-3 or 2e-3 and falls to nothing in one cycle; the paper has
-    1e-4 throughout (section IV), as the experiment of the birds' attention has.
+    1e-4 throughout (section IV), as the experiment of the birds' attention has. The norm of the gradient is clipped at
+    5, which the paper does not speak of.
+18. The experiments on our own sequences of digits (`sequence_forward`, `sequence_backward`) do without the dropout and
+    the pretraining of section IV.B.
 
 Legend: B images, M samples (paths) per image, R = M·B rows, N glimpses per target, S targets, K classes, D hidden,
 F features of a fully-connected layer, C channels, g filters of the grid per axis; H × W the image, or with a trunk its

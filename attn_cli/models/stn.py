@@ -19,6 +19,8 @@ Choices and departures:
     skips some: bilinear sampling does not average (section 3.4 of Jaderberg et al.).
  5. The crop is classified alone: the GRU decides where to look, and not what is said.
  6. Pixels are divided by 255.
+ 7. The experiments train with Adam whose rate rises and falls to nothing in one cycle, and clip the norm of the
+    gradient at 5.
 
 Legend: B images, M paths (all alike: nothing is drawn), R = M·B rows, S targets, K classes, D hidden, F features of a
 crop, C channels, H × W image, g width of the crop in pixels.

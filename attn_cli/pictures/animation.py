@@ -155,7 +155,7 @@ class _Scene:
         enlarged = [drawing.enlarge(image, zoom) for image in images]
         pictures = [drawing.bordered(image, border, OUTSIDE) for image in enlarged]
 
-        whole = compose_glimpse(patches[0]).shape[0]
+        whole = max(compose_glimpse(patches[0]).shape[:2])
         glimpse_zoom = GLIMPSE_SIDE / whole if whole > GLIMPSE_SIDE else GLIMPSE_SIDE // whole
         classes = _classes_to_show(chances, truths)
         face = drawing.font(13, bold=True)

@@ -58,20 +58,19 @@ def probabilities(logits: np.ndarray) -> np.ndarray:
 
 
 def compose_glimpse(patches: Any) -> np.ndarray:
-    """One glimpse at its true resolution: patches (k, C, g, g), finest first → (G, G, C) with G = g·2^(k−1).
+    """One glimpse at its true resolution: patches (k, C, g, g), finest first → (G, G, C) with G = g·2^(k−1). Those of a
+    model that sees the whole image are as high and as wide as that.
 
     Patch j covers g·2^j pixels around the common centre; it is enlarged to that (nearest neighbour) and the finer ones
     lie over it, so that the centre shows full resolution. Values and their type are kept. RAM, figure 3.
     """
     patches = array(patches)
-    scales, channels, size, _ = patches.shape
-    whole = size * 2 ** (scales - 1)
-    composed = np.empty((whole, whole, channels), patches.dtype)
+    scales, channels, *size = patches.shape
+    composed = np.empty((*(side * 2 ** (scales - 1) for side in size), channels), patches.dtype)
     for scale in reversed(range(scales)):
-        width = size * 2**scale
-        start = whole // 2 - width // 2
-        enlarged = patches[scale].repeat(2**scale, axis=1).repeat(2**scale, axis=2)
-        composed[start : start + width, start : start + width] = enlarged.transpose(1, 2, 0)
+        enlarged = patches[scale].repeat(2**scale, axis=1).repeat(2**scale, axis=2).transpose(1, 2, 0)
+        top, left = (whole // 2 - part // 2 for whole, part in zip(composed.shape, enlarged.shape[:2], strict=False))
+        composed[top : top + enlarged.shape[0], left : left + enlarged.shape[1]] = enlarged
     return composed
 
 

@@ -88,7 +88,7 @@ def _page(
     zoom = drawing.zoom_to(height, width, SIDE)
     first = drawing.enlarge(drawing.to_image(pixels[0].transpose(1, 2, 0)), zoom).size
     side = min(max(first), SIDE + 24)
-    whole = compose_glimpse(patches[0, 0]).shape[0]
+    whole = max(compose_glimpse(patches[0, 0]).shape[:2])
     glimpse_zoom = side / whole if whole > side else side // whole  # a whole number wherever it can be
     glimpse_side = max(1, round(whole * glimpse_zoom))
 

@@ -46,7 +46,7 @@ def strips_figure(
     count, (height, width) = min(MOST, max(answer.glimpses for answer in answers)), pixels.shape[-2:]
     zoom = drawing.zoom_to(height, width, SIDE)
     across, down = round(width * zoom), round(height * zoom)
-    seen_zoom = across / compose_glimpse(patches[0, 0]).shape[0]
+    seen_zoom = across / max(compose_glimpse(patches[0, 0]).shape[:2])
     pitch = CAPTION + HEADING + down + BETWEEN + across + GAP
     page_width = max(NARROWEST, 2 * GAP + count * (across + BETWEEN) - BETWEEN)
     page = Image.new("RGB", (page_width, len(pixels) * pitch), PAGE)

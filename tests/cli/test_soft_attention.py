@@ -67,6 +67,32 @@ def test_trained_evaluated_and_drawn(attn, name):
         assert other.returncode == 0
 
 
+def test_the_run_s_own_images_need_not_be_there_to_evaluate_it_on_others(attn):
+    attn("train", "trainer=smoke", "model=soft_ram", "scales=1", "data=digits", "data.train_limit=64", "model.hidden=8")
+    (run,) = attn.runs()
+    config = (run / "config.yaml").read_text()
+    config = config.replace("source: digits", "source: mnist", 1).replace("download: true", "download: false", 1)
+    (run / "config.yaml").write_text(config)
+    assert "is not prepared" in attn("eval", f"run={run}", code=1).stderr
+    attn("eval", f"run={run}", "data=digits")
+
+
+def test_images_that_the_run_was_not_trained_on(attn):
+    """Of files the size is in them alone. Colour is not read by a reader of grey."""
+    save(attn.folder / "small.npz", 16)
+    random = np.random.default_rng(0)
+    colour = {f"{n}_images": random.integers(0, 256, (20, 16, 16, 3), np.uint8) for n in ("train", "validation", "test")}
+    labels = {f"{n}_labels": np.arange(20) % 3 for n in ("train", "validation", "test")}
+    np.savez(attn.folder / "colour.npz", **colour, **labels)
+    attn("train", *words("soft_ram"), "trainer.batch_size=32")
+    (run,) = attn.runs()
+    refused = attn("eval", f"run={run}", "data=arrays", "data.path=colour.npz", code=1).stderr
+    assert "was trained on images of 1 channels, and data=arrays has 3: choose other images" in refused
+    (attn.folder / "small.npz").rename(attn.folder / "other.npz")
+    refused = attn("eval", f"run={run}", "data=arrays", "data.path=other.npz", code=1).stderr
+    assert "is for images of the size that it was trained on: data.path=small.npz is not a file" in refused
+
+
 def test_batch_normalisation_over_one_image_is_refused(attn):
     save(attn.folder / "small.npz", 16)
     done = attn("train", *words("rsam"), "trainer.batch_size=1", code=None)

@@ -90,6 +90,16 @@ def test_outlines_of_gaussian_grids_and_none_of_masks(tmp_path, make_trace, blue
     assert len(np.unique(shown, axis=0)) == 1
 
 
+def test_masks_of_oblong_images(tmp_path, make_trace, blue) -> None:
+    trace = make_trace([[[(0.0, 0.0)]]], [0], scales=1, height=20, width=48)
+    trace.masks = torch.ones(1, 1, 1, 20, 48)
+    trace.patches = torch.ones(1, 1, 1, 1, 3, 20, 48) * torch.tensor([0.0, 0.5, 0.0])[:, None, None]
+    ((page,), _) = frames(glimpse_animation(blue(1, 20, 48)[0], trace, 0, 0, NAMES, tmp_path / "a.gif"))
+    green = (abs(page.astype(int) - (0, 127, 0)) <= 4).all(-1)
+    rows, columns = np.flatnonzero(green.any(1)), np.flatnonzero(green.any(0))
+    assert len(columns) == animation.GLIMPSE_SIDE // 48 * 48 and len(rows) == len(columns) * 20 // 48
+
+
 def bar_lengths(page: np.ndarray, colour: tuple[int, int, int]) -> dict[int, int]:
     """Row of bars → pixels of this colour in the middle of the bar; beside the glimpse only."""
     found = {}

@@ -133,6 +133,20 @@ def test_masks_have_no_path(tmp_path, make_trace, blue, finder) -> None:
     assert (abs(page.pixels[y0:y1, x0:x1] - (20, 40, 180)) <= 2).all()
 
 
+@pytest.mark.parametrize(("height", "width"), [(20, 48), (33, 21)])
+def test_glimpses_at_the_whole_of_oblong_images(tmp_path, make_trace, height: int, width: int) -> None:
+    """As high and as wide as the image, and beside each other."""
+    trace = make_trace([[[(0.0, 0.0)] * 2]], [0], scales=1, height=height, width=width)
+    trace.masks = torch.ones(1, 1, 2, height, width)
+    trace.patches = torch.ones(1, 1, 2, 1, 3, height, width) * torch.tensor([0.0, 0.5, 0.0])[:, None, None]
+    images = torch.zeros(1, 3, height, width, dtype=torch.uint8)
+    page = np.asarray(Image.open(glimpse_path_figure(images, trace, [0], NAMES, tmp_path / "p.png"))).astype(int)
+    green = (abs(page - (0, 127, 0)) <= 1).all(-1)
+    columns, rows = np.flatnonzero(green.any(0)), np.flatnonzero(green.any(1))
+    first, second = np.split(columns, np.flatnonzero(np.diff(columns) > 1) + 1)
+    assert len(first) == len(second) == pytest.approx(len(rows) * width / height, abs=1)
+
+
 @pytest.mark.parametrize("far", [1, 1e6])
 def test_circles_at_the_border_are_whole(tmp_path, make_trace, blue, finder, far: float) -> None:
     """Those of glimpses outside the image, too, which are drawn at the border."""
