@@ -5,8 +5,9 @@ of N sums over rows per bias. `merge_products` and `merge_sums` have each accumu
 that are written first and added later. The result differs from the eager one by the order of additions only.
 
 Left alone, the partitioner keeps ReLU masks for the backward pass as bools, which CPU loops handle slowly, so it is
-told to recompute whatever is element-wise. It would then also look a second time, or make the filters of a grid and the
-pixels that it lies on again for each glimpse: `save_looks` forbids that.
+told to recompute whatever is element-wise. It would then also look a second time, make the filters of a grid and the
+pixels that it lies on again for each glimpse, or draw other random numbers for a dropout than the forward pass had:
+`save_looks` forbids that.
 """
 
 from __future__ import annotations
@@ -101,13 +102,13 @@ def improve(graph: fx.Graph) -> None:
 
 
 def save_looks(graph: fx.Graph) -> None:
-    """Mark what the retina copied, and the filters of a grid and the pixels that it lies on, as values to keep for the
-    backward pass.
+    """Mark as values to keep for the backward pass: what the retina copied, the filters of a grid and the pixels that it
+    lies on, the seeds of random numbers.
     """
     for node in graph.nodes:
         if node.op != "call_function":
             continue
-        kept = [node] if "attn.windows" in str(node.target) else []
+        kept = [node] if any(name in str(node.target) for name in ("attn.windows", "inductor_seed")) else []
         if str(node.target) == "attn.look.default":
             kept = [_made(value) for value in node.args]
         for value in kept:

@@ -80,10 +80,9 @@ def test_the_run_s_own_images_need_not_be_there_to_evaluate_it_on_others(attn):
 def test_images_that_the_run_was_not_trained_on(attn):
     """Of files the size is in them alone. Colour is not read by a reader of grey."""
     save(attn.folder / "small.npz", 16)
-    random = np.random.default_rng(0)
-    colour = {f"{n}_images": random.integers(0, 256, (20, 16, 16, 3), np.uint8) for n in ("train", "validation", "test")}
-    labels = {f"{n}_labels": np.arange(20) % 3 for n in ("train", "validation", "test")}
-    np.savez(attn.folder / "colour.npz", **colour, **labels)
+    splits = ("train", "validation", "test")
+    colour = {f"{split}_images": np.zeros((20, 16, 16, 3), np.uint8) for split in splits}
+    np.savez(attn.folder / "colour.npz", **colour, **{f"{split}_labels": np.arange(20) % 3 for split in splits})
     attn("train", *words("soft_ram"), "trainer.batch_size=32")
     (run,) = attn.runs()
     refused = attn("eval", f"run={run}", "data=arrays", "data.path=colour.npz", code=1).stderr

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import fx
 
 from attn_cli.config import schema
@@ -239,3 +240,13 @@ def test_a_step_on_sequences_leaves_out_what_does_not_count():
     learner.model.step = step
     whole = learner.loss((data.images, labels, 0, 0))
     assert torch.allclose(loss, whole, rtol=1e-5) and sum(rows) < 0.7 * 2 * 16 * 18
+
+
+@pytest.mark.skipif(not compiler_found(), reason="needs a C++ compiler")
+def test_dropout_falls_on_the_same_numbers_in_both_directions() -> None:
+    """What is element-wise is worked out again for the backward pass: the random numbers must not be others there."""
+    x = torch.randn(64, requires_grad=True)
+    kept = compiled(lambda x: sum(F.dropout(torch.tanh(x), 0.5) for _ in range(3)))(x)
+    kept.sum().backward()
+    assert x.grad is not None and len((kept / torch.tanh(x)).round().unique()) > 1
+    torch.testing.assert_close(x.grad, kept.detach() / torch.tanh(x.detach()) * (1 - torch.tanh(x.detach()) ** 2))
