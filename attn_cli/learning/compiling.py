@@ -102,8 +102,8 @@ def improve(graph: fx.Graph) -> None:
 
 
 def save_looks(graph: fx.Graph) -> None:
-    """Mark as values to keep for the backward pass: what the retina copied, the filters of a grid and the pixels that it
-    lies on, the seeds of random numbers.
+    """Mark as values to keep for the backward pass what the retina copied, the filters of a grid and the pixels that it
+    lies on, and the seeds of random numbers.
     """
     for node in graph.nodes:
         if node.op != "call_function":
