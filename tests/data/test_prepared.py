@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import random
@@ -9,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -233,3 +235,8 @@ def test_a_file_without_the_right_to_read(path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(prepared, "open_hdf5", denied)  # root may read everything, so the call stands in
     with pytest.raises(Refused, match="digits.h5 cannot be read .Permission denied."):
         read(path)
+
+
+@pytest.mark.parametrize("changes", [{"name": "mnist"}, {"origin": "elsewhere"}, {"class_names": ("a", "c")}])
+def test_the_hash_is_over_what_the_file_says_of_itself_too(changes: dict[str, Any]) -> None:
+    assert dataclasses.replace(example(), **changes).sha256() != example().sha256()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from statistics import stdev
+
 import pytest
 import torch
 
 from attn_cli.config.schema import Glimpses, Ram, Scales
 from attn_cli.inference.averages import running_averages
-from attn_cli.inference.monte_carlo import evaluate, evaluation_noise, wilson
+from attn_cli.inference.monte_carlo import Evaluation, evaluate, evaluation_noise, wilson
 from attn_cli.models.ram import RAM
 from attn_cli.models.rollout import rollout
 
@@ -96,3 +98,9 @@ def test_evaluation_leaves_the_model_in_its_mode(model, images):
     model.train()
     evaluate(model, images, LABELS)
     assert model.training
+
+
+def test_the_deviation_is_that_of_a_sample_of_repeats():
+    found = Evaluation(200, 2, False, [[20, 10], [24, 12], [31, 20]], 3.0, 3, torch.zeros(3, 200, dtype=torch.bool))
+    assert found.deviation() == pytest.approx(stdev([5.0, 6.0, 10.0]))
+    assert found.deviation(1) == pytest.approx(stdev([10.0, 12.0, 15.5])) and found.error(1) == pytest.approx(12.5)

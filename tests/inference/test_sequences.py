@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from attn_cli.config.schema import Dram, Glimpses, Scales
+from attn_cli.inference.combine import crop, focus_box, looked_at_labels
 from attn_cli.inference.monte_carlo import evaluate, evaluation_noise
 from attn_cli.inference.sequences import focused, read
 from attn_cli.models.dram import DRAM
@@ -90,3 +91,25 @@ def test_a_label_that_no_model_predicts_is_an_error(model, images):
     labels = read(model, images, evaluation_noise(0, 0, 0, B, model.steps)[None]).labels[0]
     labels[3, -1] = 99
     assert evaluate(model, images, labels, seed=0).errors == [[1]]
+
+
+def test_probabilities_that_were_averaged_are_told_as_logarithms(model, images):
+    """`attn combine` adds those of both readers."""
+    noise = torch.stack([evaluation_noise(0, 0, m, B, model.steps) for m in range(3)])
+    for average in ("log_probabilities", "probabilities"):
+        found = read(model, images, noise, greedy=False, average=average)
+        logits = torch.stack([rollout(model, images, noise[m : m + 1])[0][0, :, 0] for m in range(3)])
+        log_p = F.log_softmax(logits, -1)
+        wanted = log_p.mean(0) if average == "log_probabilities" else log_p.exp().mean(0).log()
+        torch.testing.assert_close(found.log_probs[:, 0], wanted.detach(), atol=1e-5, rtol=1e-4)
+
+
+def test_the_second_look_is_at_the_labels_of_the_first(model):
+    """In an image wider than high; what was looked at to say "no more" is left out."""
+    wide = torch.randint(0, 256, (B, 1, 60, 110), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
+    noise = torch.zeros(1, B, model.steps, 2)
+    first = read(model, wide, noise)
+    counted = looked_at_labels(first.used, first.labels[0], 4)
+    corner = focus_box(first.locations, counted, 60, 110, 30)
+    assert not torch.equal(corner, focus_box(first.locations, first.used, 60, 110, 30))  # or nothing was tested
+    assert torch.equal(focused(model, wide, 30)[0], crop(wide, corner, 30))

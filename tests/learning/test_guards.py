@@ -361,3 +361,16 @@ def test_guard_in_a_thread_leaves_the_signals_alone(tmp_path: Path) -> None:
     thread.start()
     thread.join()
     assert not errors and signal.getsignal(signal.SIGINT) == before
+
+
+@pytest.mark.parametrize("deferred", [False, True])
+def test_a_gradient_a_little_too_long_is_clipped(deferred: bool) -> None:
+    weight = nn.Linear(1, 1, bias=False)
+    guard = FiniteGuard(1.0, deferred=deferred)
+    guard.watch(weight)
+    before, optimiser = weight.weight.item(), torch.optim.SGD(weight.parameters(), lr=1.0, fused=True)
+    loss = 1.5 * weight.weight.sum()
+    loss.backward()
+    guard.check(loss.detach(), optimiser, 0)
+    optimiser.step()
+    assert before - weight.weight.item() == pytest.approx(1.0, rel=1e-4)

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from attn_cli.learning.objectives import hybrid, leave_one_out, rewards
+from attn_cli.learning.objectives import hybrid, leave_one_out, rewards, supervised
 from attn_cli.models.trace import Trace
 
 
@@ -95,3 +95,13 @@ def test_no_location_actions_leaves_only_the_cross_entropy():
     losses = hybrid(logits, make_trace(torch.zeros(1, 3, 0), torch.zeros(1, 3, 0), logits), torch.tensor([0, 1, 2]))
     assert losses.total.item() == pytest.approx(losses.cross_entropy.item())
     assert losses.reinforce.item() == 0
+
+
+def test_supervised_counts_the_targets_that_exist():
+    """Three images of one, two and no label before the end, 2; what is said behind it does not matter."""
+    targets = torch.tensor([[1, 2, -1], [0, 1, 2], [2, -1, -1]])
+    said = torch.tensor([[1, 2, 1], [0, 0, 2], [2, 0, 0]])
+    losses = supervised(20.0 * torch.nn.functional.one_hot(said, 3).float()[None], targets)
+    assert losses.cross_entropy.item() == pytest.approx(20 / 3, rel=1e-4)
+    assert losses.error.item() == pytest.approx(1 / 3)  # images in which anything is wrong
+    assert losses.reward.item() == pytest.approx(5 / 6)  # of the answers that were asked for

@@ -164,3 +164,35 @@ def test_convolutions_go_on_with_the_same_bits(optimizer: str, tmp_path: Path):
     whole = trained(2)
     for name, value in whole.model.state_dict().items():
         assert torch.equal(value, rest.model.state_dict()[name]), name
+
+
+def logged(config: schema.Config) -> tuple[list[dict[str, Any]], list[Any]]:
+    """The rows of the log, and the losses of every step."""
+    learner, rows, seen = make_learner(config, Noise()), [], []
+    losses = learner.losses
+    learner.losses = lambda *batch: seen.append(losses(*batch)) or seen[-1]
+    learner.listeners.append(rows.append)
+    fit(learner, config)
+    return rows, seen
+
+
+def test_a_row_of_the_log_has_the_means_of_its_epoch():
+    config = settings()
+    rows, seen = logged(replace(config, trainer=replace(config.trainer, epochs=2)))
+    for row, steps in zip(rows, (seen[:2], seen[2:]), strict=True):
+        for name, field in (
+            ("train_loss", "total"),
+            *((n, n) for n in ("cross_entropy", "reinforce", "baseline", "reward")),
+        ):
+            mean = sum(getattr(losses, field).item() for losses in steps) / 2
+            assert row[name] == pytest.approx(mean, rel=1e-5), name
+        assert row["train_error"] == pytest.approx(100 * sum(losses.error.item() for losses in steps) / 2)
+
+
+def test_the_rate_of_a_run_with_fewer_steps_falls_in_those():
+    config = settings()
+    trainer = replace(config.trainer, epochs=3, limit_train_steps=1)
+    rows, seen = logged(replace(config, trainer=trainer, optimizer=schema.Optimizer("adam", lr=0.1, decay=0.5)))
+    assert len(seen) == 3 and [row["lr"] for row in rows] == pytest.approx([0.05, 0.025, 0.0125])
+    rows, _ = logged(replace(config, trainer=trainer, optimizer=schema.Optimizer("adam_onecycle", lr=0.1)))
+    assert rows[-1]["lr"] < 1e-4

@@ -264,3 +264,18 @@ def count_rows(model: DRAM) -> list[int]:
 
     model.step = counted
     return rows
+
+
+def test_each_scale_has_convolutions_of_its_own_if_asked_for():
+    model = make(convolutions="separate", scales=3)
+    sequence_losses(model).total.backward()
+    for part in model.glimpse_network.convolutions:
+        assert any(p.grad is not None and p.grad.any() for p in part.parameters())
+
+
+def test_beyond_the_image_lies_the_background():
+    model = DRAM(Dram(**TINY), Glimpses(2, 12), Scales(2), channels=1, classes=10, background=51)
+    seen = model.retina.look(model.start(images(), 1).canvas, torch.ones(4, 2))  # the lower right corner
+    assert torch.allclose(seen[:, 0, 0, 6:, :], torch.tensor(0.2)) and torch.allclose(
+        seen[:, 0, 0, :, 6:], torch.tensor(0.2)
+    )

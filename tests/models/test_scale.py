@@ -249,3 +249,20 @@ def test_what_makes_no_sense_is_refused(options, named):
 def test_a_single_glimpse_is_refused():
     with pytest.raises(Refused, match="model.scale=learned has nothing to decide with glimpses.count=1"):
         make(glimpses=1)
+
+
+def test_the_mean_magnification_leaves_out_glimpses_after_an_answer():
+    """Some images are answered after the first glimpse, the others go on."""
+    model, images = make(glimpses=3, stop="learned"), pictures(30)
+    draws = evaluation_noise(2, 0, 0, 30, 3, model.noises)[None]
+    with torch.no_grad():
+        hidden = model.step(model.start(images, 1), draws[0, :, 0]).hidden
+        seen = torch.cat([hidden, sureness(model.classify(hidden))], 1)
+        model.stop_network.weight *= 40
+        model.stop_network.bias.fill_(-(seen @ model.stop_network.weight[0]).median())
+    _, trace = rollout(model, images, draws, greedy=True)
+    used = torch.arange(3) < trace.glimpses[0][:, None]
+    assert 0 < used[:, 1].sum() < 30
+    wanted = [trace.magnifications[0, used[:, t], t].mean().item() for t in range(3) if used[:, t].any()]
+    found = attention(model, images, torch.zeros(30, dtype=torch.long), seed=2).mean_magnification
+    assert found == pytest.approx(wanted, rel=1e-4)

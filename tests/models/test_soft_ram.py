@@ -268,3 +268,9 @@ def test_answers_from_the_glimpse_alone(length):
 def test_more_scales_are_refused():
     with pytest.raises(Refused, match="looks at one scale"):
         make(scales=2)
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_recurrent_dropout_falls_on_every_layer(layers):
+    model = make(layers=layers, recurrent_dropout=0.5)
+    assert [part.dropout.p for part in (model.lower, model.upper) if part is not None] == [0.5] * layers

@@ -201,3 +201,18 @@ def test_keys_that_contradict_each_other_are_refused():
             load({"model": {"name": "soft_ram", **keys}, "data": {"name": "mnist"}})
     given = load({"model": {"name": "soft_ram", "trunk": {"name": "convnet_10"}}, "data": {"name": "mnist"}})
     assert given.model.trunk == ConvNet() and given.model.trunk_layers == 2
+
+
+def test_a_map_that_is_not_of_the_images_shape_has_its_own_share_along_each_side():
+    """43 rows leave 10 of the map, 32 columns 8."""
+    torch.manual_seed(0)
+    config = SoftRam(**TINY, noise=0.0)
+    model = SoftRAM(config, Glimpses(3, 6), Scales(1), channels=3, classes=10, height=43, width=32)
+    pictures = torch.zeros(2, 3, 43, 32, dtype=torch.uint8)
+    state = model.step(model.start(pictures, 1), torch.zeros(2, 4), greedy=True)
+    rows, columns = model.shape[1:]
+    assert rows / 43 != columns / 32
+    x0, y0, x1, y1 = model.boxes(state, 43, 32)[0, 0].tolist()
+    assert (x1 - x0, y1 - y0) == pytest.approx(
+        (32 / columns * 6 * state.grid.stride[0, 0].item(), 43 / rows * 6 * state.grid.stride[0, 1].item())
+    )

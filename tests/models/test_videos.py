@@ -211,3 +211,17 @@ def test_several_seeds_at_once_watch_their_own_videos(name: str) -> None:
     together = ParallelLearner(members, [{}, {}])
     batch = next(iter(together.batches()))
     assert together.loss(batch).tolist() == pytest.approx(alone, rel=1e-5) and alone[0] != alone[1]
+
+
+def test_pictures_of_a_map_show_the_frame_that_was_looked_at():
+    model, clips = build(TRUNK), videos()
+    state = model.start(clips[:, 0], 1)
+    state = model.step(model.watch(state, clips[:, 1]), draw_noise(0, 0, (1, 4, 1), numbers=model.noises)[0, :, 0])
+    assert torch.equal(state.image.pixels, clips[:, 1])
+    assert torch.equal(model.patches(state), model.patches(replace(state, image=model.canvases(clips[:, 1])[1])))
+
+
+def test_the_mean_image_of_videos_is_that_of_all_their_frames():
+    model, clips = build(replace(SOFT, mean_image=True)), videos()
+    model.prepare(lambda: [clips[:1], clips[1:]])
+    assert torch.allclose(model.mean_image, clips.float().mean((0, 1)), atol=1e-3)

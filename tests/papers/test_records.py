@@ -134,3 +134,15 @@ def test_packaged_intervals_are_those_of_their_errors() -> None:
 def test_every_packaged_file_is_of_a_table() -> None:
     names = {f"{name.replace('/', '-')}.json" for name in TABLES}
     assert {path.name for path in records.PACKAGED.glob("*")} <= names
+
+
+def test_a_seed_that_the_package_has_by_now_counts_once(here: Path) -> None:
+    add(TOY, "a", one(1, 9.0))
+    add(TOY, "a", one(2, 5.0))
+    records.PACKAGED.mkdir(parents=True)
+    (records.PACKAGED / "toy-1.json").write_text(records.as_json({"a": [one(1, 4.0)]}))
+    assert [record.value for record in load(TOY)["a"]] == [4.0, 5.0]
+
+
+def test_seeds_of_other_test_images_have_no_interval_together() -> None:
+    assert summarise([one(1, 5.0), Record((2,), 6.0, images=2000)]).interval is None

@@ -282,3 +282,59 @@ def test_hardware_names_threads_and_processor() -> None:
 )
 def test_an_error_is_recorded_with_what_it_is_to_be_read_with(result, says):
     assert reproducing.remark(result) == says
+
+
+def test_of_two_runs_of_a_step_the_later_counts() -> None:
+    started("short", "failed")
+    later = started("short", "finished")
+    assert newest(step("short")) == later and product(step("short")) == later.path
+
+
+@pytest.mark.parametrize("checkpoint", [True, False])
+def test_a_run_without_a_checkpoint_is_begun_anew(checkpoint: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, called = started("short", "failed"), []
+    if checkpoint:
+        (run.checkpoints / "last.ckpt").touch()
+    monkeypatch.setattr(reproducing, "_attn", called.append)
+    given = words(step("short")) or []
+    with pytest.raises(Refused, match="has no result.json"):
+        reproducing._train(step("short"), given)
+    assert called == [["train", f"resume={run.path}"] if checkpoint else ["train", *given]]
+
+
+FOUND = {
+    "test_error": 4.00004, "val_error": 5.0, "test_error_interval": [3.1, 5.2], "images": 2000, "epochs": 20,
+    "seconds": 61.04, "device": "cpu", "threads": 2, "commit": "0123456789abcdef", "glimpses": 6,
+}  # fmt: skip
+
+
+def test_the_record_of_a_run_says_what_its_result_says() -> None:
+    started("short", "finished").write_result(FOUND)
+    command = "attn train experiment=demo trainer.threads=1 trainer.precision=bf16 seed=1"
+    assert reproducing._train(step("short"), words(step("short")) or []) == Record(
+        (1,), 4.0, None, 5.0, (3.1, 5.2), None, 2000, 20, 61.0, reproducing.hardware("cpu", 2), "0123456", command
+    )
+
+
+def test_the_record_of_an_evaluation_has_its_gain(monkeypatch: pytest.MonkeyPatch) -> None:
+    from attn_cli.commands import evaluate
+
+    started("lesson", "finished")
+    run = started("long", "finished")
+    gain = {"gain": 1.5, "gain_interval": [1.0, 2.0]}
+    monkeypatch.setattr(evaluate, "run", lambda config: {**FOUND, **gain})
+    record = reproducing._evaluate(step("many"), words(step("many")) or [])
+    assert record is not None and (record.value, record.gain) == (4.0, (1.5, 1.0, 2.0))
+    assert (record.interval, record.images, record.seconds) == ((3.1, 5.2), 2000, 61.0)
+    assert record.command == f"attn eval run={run.path} mc_samples=2 threads=1"
+
+
+def test_a_run_that_was_stopped_stops_all(ran: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(step: Step, given: list[str]) -> Record:
+        ran.append(step.cell.name)
+        raise Refused("the run was stopped: the same command goes on from here.", 143)
+
+    monkeypatch.setattr(reproducing, "_train", stopped)
+    with pytest.raises(Refused, match="was stopped") as refused:
+        run_all([step("lesson"), step("short")], None, lambda: None)
+    assert refused.value.exit_code == 143 and ran == ["lesson"]

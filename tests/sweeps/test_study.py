@@ -5,9 +5,10 @@ from __future__ import annotations
 import sqlite3
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from attn_cli import cli
-from attn_cli.sweeps import study
+from attn_cli.sweeps import study, sweepers
 
 WORDS = ("hydra/sweeper=optuna", "optimizer.lr=tag(log,interval(1e-4,1e-1))", "glimpses=range(2,9,3)", "seed=7,8")
 
@@ -152,3 +153,36 @@ def test_without_optuna_the_extra_is_named_and_nothing_is_left(work, capsys, mon
         "install attn-cli[sweeps], in a checkout with pip install -c constraints.txt -e '.[sweeps]'.\n"
     )
     assert not (work.folder / "outputs").exists()
+
+
+@pytest.mark.parametrize(
+    ("word", "kind", "values"),
+    [
+        ("key=interval(0.1,0.5)", "Float", {"low": 0.1, "high": 0.5}),
+        ("key=tag(log,interval(1e-4,1e-1))", "Float", {"low": 1e-4, "high": 1e-1, "log": True}),
+        ("key=int(interval(2,8))", "Int", {"low": 2, "high": 8}),
+        ("key=tag(log,int(interval(1,8)))", "Int", {"low": 1, "high": 8, "log": True}),
+        ("key=range(2,9,3)", "Int", {"low": 2, "high": 8, "step": 3}),
+        ("key=a,b", "Categorical", {"choices": ("a", "b")}),
+    ],
+)
+def test_a_key_has_the_distribution_that_was_asked_for(optuna, word: str, kind: str, values: dict) -> None:
+    override = OverridesParser.create().parse_override(word)
+    assert study.distribution(override) == getattr(optuna.distributions, f"{kind}Distribution")(**values)
+
+
+def test_low_errors_are_sought_from_the_seed_of_the_sweep(optuna, tmp_path) -> None:
+    swept = {"key": OverridesParser.create().parse_override("key=interval(0.1,0.5)")}
+    studies = [study.Study(tmp_path / f"{name}.db", swept, seed, 0) for name, seed in (("a", 0), ("b", 0), ("c", 1))]
+    one, same, other = (found.words(found.ask()) for found in studies)
+    assert one == same != other
+    assert studies[0].study.direction == optuna.study.StudyDirection.MINIMIZE
+
+
+def test_as_many_jobs_are_proposed_at_once_as_asked_for(work, optuna, monkeypatch) -> None:
+    batches, launch = [], sweepers.Planned.launch
+    monkeypatch.setattr(
+        sweepers.Planned, "launch", lambda self, numbered: batches.append(len(numbered)) or launch(self, numbered)
+    )
+    assert work(*WORDS, "hydra.sweeper.n_trials=3", "hydra.sweeper.n_jobs=2") == 0
+    assert batches == [2, 1]
