@@ -96,8 +96,10 @@ def draw(swept: Sequence[tuple[str, Values]], seed: int, number: int) -> list[st
     for key, choices in swept:
         generator = random.Random(f"{seed} {number} {key}")
         if isinstance(choices, Interval):
-            low, high = choices.low, choices.high
-            value = written(min(max(choices.draw(generator), low), high))
+            low, high, drawn = choices.low, choices.high, choices.draw(generator)
+            value = written(drawn)
+            if not low <= float(value) <= high:  # rounding has gone beyond an end
+                value = str(min(max(drawn, low), high))
         else:
             value = generator.choice(choices)
         words.append(f"{key}={value}")

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from attn_cli.inference import monte_carlo
 from attn_cli.inference.attention import attention
 from attn_cli.inference.monte_carlo import evaluate_views
 from attn_cli.inference.regions import boxes_within, clipped, cut, overlap, widened
@@ -137,3 +138,11 @@ def test_overlap_of_the_last_region_and_of_the_whole_image():
     assert found.iou == pytest.approx((1 + 24 / 48) / 2)
     assert found.whole_image_iou == pytest.approx((20 + 24) / 80 / 2)
     assert attention(Teller(), images, torch.zeros(2, dtype=torch.long)).iou is None
+
+
+def test_every_repeat_of_every_view_draws_first_locations_of_its_own(monkeypatch):
+    drawn, noise = [], monte_carlo.evaluation_noise
+    monkeypatch.setattr(monte_carlo, "evaluation_noise", lambda *key: drawn.append(key[:3]) or noise(*key))
+    views = [view((50, 40, 10)), view((10, 50, 40))]
+    evaluate_views(Teller(), iter(views), torch.tensor([0]), repeats=2, seed=7)
+    assert set(drawn) == {(7, repeat, number) for repeat in range(2) for number in range(2)}

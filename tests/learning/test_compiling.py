@@ -250,3 +250,17 @@ def test_dropout_falls_on_the_same_numbers_in_both_directions() -> None:
     kept.sum().backward()
     assert x.grad is not None and len((kept / torch.tanh(x)).round().unique()) > 1
     torch.testing.assert_close(x.grad, kept.detach() / torch.tanh(x.detach()) * (1 - torch.tanh(x.detach()) ** 2))
+
+
+@pytest.mark.parametrize(
+    ("epochs", "limit", "game", "expected"),
+    [(300, None, None, True), (299, None, None, False), (300, 10, None, False), (300, None, "a game", False)],
+)
+def test_only_long_runs_are_compiled_unless_told_to(epochs, limit, game, expected, monkeypatch):
+    """Of 10 steps an epoch; what compilation takes a short one never gains."""
+    monkeypatch.setattr(training, "compiler_found", lambda: True)
+    data = SimpleNamespace(info=SimpleNamespace(length=0, game=game), steps_per_epoch=lambda batch_size: 10)
+    trainer = schema.Trainer(accelerator="cpu", epochs=epochs, limit_train_steps=limit)
+    assert bool(training.should_compile(schema.Config(trainer=trainer), data)) == expected
+    on = replace(trainer, compile="on")
+    assert training.should_compile(schema.Config(trainer=on), data)

@@ -7,9 +7,11 @@ import math
 import pytest
 import torch
 
-from attn_cli.config.schema import Glimpses, Ram, Scales
+from attn_cli.config.schema import Config, Dram, Glimpses, Ram, Scales
+from attn_cli.data.splits import DataInfo
 from attn_cli.errors import Refused
 from attn_cli.learning.objectives import hybrid
+from attn_cli.models.build import build_model
 from attn_cli.models.ram import RAM
 from attn_cli.models.rollout import draw_noise, rollout
 
@@ -244,3 +246,15 @@ def test_full_policy_gradient_matches_finite_differences(core):
     trace.log_probs.sum().backward()
     numeric = (log_density_at(1e-5) - log_density_at(-1e-5)) / 2e-5
     assert (model.core.weight.grad * direction).sum().item() == pytest.approx(numeric.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("model", [Ram(), Ram(magnification=1.5), Dram()], ids=["ram", "zoomed", "dram"])
+def test_beyond_the_image_lies_the_background_of_the_data(model):
+    info = DataInfo("any", 1, 40, 40, 3, ("a", "b", "c"), 51, 8, 8, 8)
+    built = build_model(Config(model=model, glimpses=Glimpses(2, 12), scales=Scales(1)), info)
+    canvas, corner = built.start(torch.zeros(2, 1, 40, 40, dtype=torch.uint8), 1).canvas, torch.ones(2, 2)
+    if zoom := getattr(built, "zoom", None):
+        seen = zoom.look(canvas, corner, torch.full((2,), 1.5))
+    else:
+        seen = built.retina.look(canvas, corner)
+    assert torch.allclose(seen[:, 0, 0, 6:], torch.tensor(51 / 255)) and (seen[:, 0, 0, :6, :6] == 0).all()

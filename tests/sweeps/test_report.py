@@ -196,3 +196,29 @@ def test_the_table_and_labels_leave_out_what_is_the_same_in_all_jobs(work, capsy
     assert "model.sigma" not in capsys.readouterr().out.partition("\nSweep\n")[2].partition("Best")[0]
     assert "model.sigma" in (work.sweep() / "results.csv").read_text()
     assert json.loads((work.sweep() / "sweep.json").read_text())["total"] == 2
+
+
+def test_an_error_that_is_no_number_is_never_the_best() -> None:
+    found = [job(0, ["glimpses.count=2", "seed=0"], float("nan")), job(1, ["glimpses.count=2", "seed=1"], 3.0)]
+    assert report.best_command(sweep(), found) == "attn train glimpses.count=2 seed=1"
+
+
+def test_results_csv_has_the_best_first_and_those_without_an_error_last(tmp_path: Path) -> None:
+    found = [job(0, ["seed=0"], float("nan")), job(1, ["seed=1"], status="failed")]
+    report.write_results(tmp_path / "results.csv", [*found, job(2, ["seed=2"], 5.0), job(3, ["seed=3"], 2.0)])
+    assert [line[0] for line in (tmp_path / "results.csv").read_text().splitlines()[1:]] == ["3", "2", "0", "1"]
+
+
+def test_the_best_evaluation_names_its_threads_as_attn_eval_does() -> None:
+    best = job(0, ["run=outputs/A", "split=validation"], 1.0)
+    best["result"]["threads"] = 2
+    plan_ = plan.Plan("eval", (), (), "grid", (), (), 1)
+    assert report.best_command(plan_, [best]) == "attn eval run=outputs/A split=validation threads=2"
+
+
+def test_jobs_that_failed_at_once_do_not_shorten_what_is_left(tmp_path: Path) -> None:
+    plan.begin(tmp_path, sweep(total=12))
+    now = datetime.now().astimezone().isoformat()
+    for number, (status, seconds) in enumerate([("finished", 60.0), ("failed", 0.1), ("running", None)]):
+        jobs.write(tmp_path, job(number, ["seed=0"], status=status, started=now) | {"seconds": seconds})
+    assert jobs.progress(tmp_path, 2).endswith("about 10 min left")

@@ -60,14 +60,15 @@ def test_listed_values_are_equally_likely(word: str) -> None:
     assert all(abs(count - DRAWS / 3) < 4 * math.sqrt(DRAWS * 2 / 9) for count in counts.values())
 
 
-def test_draws_stay_inside_after_rounding_to_six_digits() -> None:
+def test_draws_stay_inside_after_rounding_to_six_digits(monkeypatch: pytest.MonkeyPatch) -> None:
     class Edge(random.Random):
         def uniform(self, a: float, b: float) -> float:
             return b
 
     interval = space.values(parsed("key=interval(0,0.1234567)"))
-    assert isinstance(interval, space.Interval)
-    assert interval.draw(Edge()) == 0.1234567
+    assert isinstance(interval, space.Interval) and interval.draw(Edge()) == 0.1234567
+    monkeypatch.setattr(space.random, "Random", Edge)
+    assert space.draw([("key", interval)], 0, 1) == ["key=0.1234567"]
     assert space.written(0.1234567) == "0.123457" and float(space.written(0.00123456789)) == 0.00123457
 
 
