@@ -7,6 +7,7 @@ counters, position in the batches, random states, best error.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
 import multiprocessing
@@ -371,12 +372,12 @@ def run(folder: Path, options: dict[str, Any], pause: tuple[str, int] | None = N
         for number in signals:
             os.kill(process.pid, number)  # type: ignore[arg-type]
             time.sleep(0.2)
-        if process.is_alive():
+        with contextlib.suppress(OSError):  # it may be about to end
             ours.send("go on")
     process.join(60)
     try:
         return process.exitcode, ours.recv()  # type: ignore[return-value]
-    except EOFError:
+    except (EOFError, ConnectionResetError):  # the latter where it ended with that unread
         return process.exitcode, []  # type: ignore[return-value]
 
 
