@@ -95,13 +95,13 @@ def main() -> None:
     torch.nn.Module.to = to  # type: ignore[method-assign]
     cases = json.load(sys.stdin)
     found = {name: on_both(steps, words) for name, words in cases.get("steps", {}).items()}
-    os.chdir(tempfile.mkdtemp())
-    for name, words in cases.get("runs", {}).items():
-        options = ["trainer=smoke", "trainer.limit_train_steps=2", "trainer.threads=1", f"outputs=of-{name}"]
-        with contextlib.redirect_stdout(io.StringIO()):
-            train.run(composed("train", [*options, *words]))
-        os.rename(next(Path(f"of-{name}").iterdir()), name)
-    found |= {name: on_both(command, words) for name, words in cases.get("commands", {}).items()}
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        for name, words in cases.get("runs", {}).items():
+            options = ["trainer=smoke", "trainer.limit_train_steps=2", "trainer.threads=1", f"outputs=of-{name}"]
+            with contextlib.redirect_stdout(io.StringIO()):
+                train.run(composed("train", [*options, *words]))
+            os.rename(next(Path(f"of-{name}").iterdir()), name)
+        found |= {name: on_both(command, words) for name, words in cases.get("commands", {}).items()}
     print(json.dumps(found))
 
 
