@@ -2,10 +2,10 @@
 
 For each shape: images/s; multiply-adds/s as a share of this machine's own matrix-product rate; the ratio to a plain
 step whose retina is cut image by image; what Lightning's loop adds; the time of one glimpse; that of a Gaussian grid in
-the time of its own matrix products; the largest memory; on a GPU the kernel launches of a step and the share of it in
-which the GPU is busy; what a lower precision costs; with `parallel_seeds` the speed of so many runs trained as one
-computation in that of one after another. Everything that is compared is measured in turns within one run, and medians
-are compared.
+the time of its own matrix products, alone and where they stand; the largest memory; on a GPU the kernel launches of a
+step and the share of it in which the GPU is busy; what a lower precision costs; with `parallel_seeds` the speed of so
+many runs trained as one computation in that of one after another. Everything that is compared is measured in turns
+within one run, and medians are compared.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from attn_cli.learning.guards import Checkpoints, SignalGuard
 from attn_cli.learning.learner import Learner
 from attn_cli.learning.measuring import Clock, in_turns, peak_memory, start_memory
 from attn_cli.learning.parallel import ParallelLearner
-from attn_cli.learning.profiling import profile_steps, relative_error
+from attn_cli.learning.profiling import profile_steps, relative_error, share_of
 from attn_cli.learning.reporting import ProgressReport
 from attn_cli.learning.training import LEARNERS, fit, precision
 from attn_cli.models.build import build_model
@@ -173,6 +173,9 @@ def measure_shape(
     data.steps = max(6, min(100, int(1 / seconds["step"])))
     loop = lightning_step(settings, data, learner, step, device)
     profiled = profile_steps(step, device) if device.type == "cuda" else None
+    grids: tuple[float | None, float | None] = None, None
+    if learner.model.noises > 2:
+        grids = grid_ratios(data, shape, config.seconds, device, use_compile)
     adds = multiply_adds(learner.model.parts(), training=True, samples=samples) * config.batch_size
     row = {
         "shape": str(shape),
@@ -192,9 +195,8 @@ def measure_shape(
         "lightning_ms": 1e3 * loop,
         "lightning_share": loop / seconds["step"],
         "glimpse_us": 1e6 * seconds["glimpse"] / config.batch_size,
-        "grid_ratio": grid_ratio(data, shape, config.seconds, device, use_compile)
-        if learner.model.noises > 2
-        else None,
+        "grid_ratio": grids[0],
+        "grid_ratio_within": grids[1],
         "peak_memory_mb": memory,
         "kernel_launches": profiled and profiled.launches,
         "busy_share": profiled and min(1.0, profiled.busy_seconds / seconds["step"]),
@@ -303,9 +305,12 @@ def one_glimpse(learner: Learner, data: SyntheticData) -> Callable[[], None]:
     return glimpse
 
 
-def grid_ratio(data: SyntheticData, shape: Shape, seconds: float, device: torch.device, use_compile: bool) -> float:
+def grid_ratios(
+    data: SyntheticData, shape: Shape, seconds: float, device: torch.device, use_compile: bool
+) -> tuple[float, float | None]:
     """Time of the Gaussian grids of a step, forward and backward, compiled if the step is, in that of the products that
-    they are made of.
+    they are made of: of the same products one after another, with nothing in between, and, on a CPU, of these products
+    where they stand.
     """
     size, images = shape.size, data.images.float() / 255
     B, C, H, W = images.shape
@@ -337,7 +342,8 @@ def grid_ratio(data: SyntheticData, shape: Shape, seconds: float, device: torch.
             torch.bmm(part, pixels)
 
     measured = in_turns({"grid": grid, "products": products}, seconds, device)
-    return measured["grid"] / measured["products"]
+    within = None if device.type == "cuda" else 1 / share_of(grid, "aten::bmm")
+    return measured["grid"] / measured["products"], within
 
 
 def lightning_step(

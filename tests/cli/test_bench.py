@@ -152,6 +152,8 @@ def test_shapes_of_soft_attention(name):
     assert row["samples"] == 1 and row["ratio_to_reference"] is None
     assert row["shape"] == {"soft_ram": "Soft RAM 100x100, 4 glimpses 12x12x1", "rsam": "RSAM 32x32, 4 glimpses"}[name]
     assert (row["grid_ratio"] is None) == (name == "rsam") and (row["grid_ratio"] or 2) > 1
+    assert (row["grid_ratio_within"] is None) == (name == "rsam")
+    assert 1 < (row["grid_ratio_within"] or 2) < 100
 
 
 MEMORY = """

@@ -7,7 +7,7 @@ import time
 import pytest
 import torch
 
-from attn_cli.learning.profiling import covered, profile_steps, relative_error
+from attn_cli.learning.profiling import covered, profile_steps, relative_error, share_of
 from attn_cli.learning.training import precision
 
 CPU = torch.device("cpu")
@@ -45,6 +45,23 @@ def test_busy_time_leaves_out_what_the_host_does_alone() -> None:
 
     busy = profile_steps(step, CPU, 2).busy_seconds
     assert 0 < busy < max(0.2, 10 * product)
+
+
+def test_the_share_of_an_operator_is_of_all_time_that_passes(capfd) -> None:
+    a, out = torch.rand(400, 400), torch.empty(400, 400)
+
+    def products() -> None:
+        torch.mm(a, a, out=out)
+
+    def mostly_not() -> None:
+        products()
+        time.sleep(0.2)
+
+    products()
+    assert 0.5 < share_of(products, "aten::mm") <= 1
+    assert 0 < share_of(mostly_not, "aten::mm", 2) < 0.5
+    assert share_of(products, "aten::bmm") == 0
+    assert capfd.readouterr().err == ""
 
 
 def test_relative_error_by_hand() -> None:
