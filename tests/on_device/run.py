@@ -28,6 +28,7 @@ from attn_cli.commands import entry, train
 from attn_cli.commands.reproducing import composed
 from attn_cli.data.batches import open_data
 from attn_cli.learning import learner as learners
+from attn_cli.learning import parallel
 from attn_cli.learning.training import make_learner
 from attn_cli.models.rollout import draw_noise
 
@@ -39,26 +40,37 @@ def noise(seed: int, step: int, shape: Any, device: Any = "cpu", numbers: int = 
 
 
 def steps(words: list[str], on_device: bool) -> dict[str, Any]:
-    """Losses, the sum of all weights after two steps, and what made the host wait in the second."""
+    """Losses and where they are, the sum of all weights after two steps, and what made the host wait in the second."""
     config = composed("train", ["trainer=smoke", *words])
-    learner = make_learner(config, open_data(config.data, log=lambda line: None))
+    data = open_data(config.data, log=lambda line: None)
+    members = [make_learner(own, data) for own in config.alone()]
     if on_device:
-        strict.move(learner, strict.DEVICE)
-        learner.data.to(strict.DEVICE)
+        data.to(strict.DEVICE)
+        for member in members:
+            strict.move(member, strict.DEVICE)
+    learner = members[0] if len(members) == 1 else parallel.ParallelLearner(members, [{}] * len(members))
     optimiser = learner.configure_optimizers()["optimizer"]
     learner.finite.watch(learner)
     losses = []
     for step in range(2):
         strict.waits.clear()
         learner.model.zero_grad()
-        loss = learner.loss((*learner.data.train_batch(config.seed, 0, step, 16), 0, step))
-        loss.backward()
+        batches = [data.train_batch(member.config.seed, 0, step, 16) for member in members]
+        images, labels = map(torch.stack, zip(*batches, strict=True)) if len(members) > 1 else batches[0]
+        loss = learner.loss((images, labels, 0, step))
+        loss.sum().backward()
         learner.finite.check(loss.detach(), optimiser, step)
         optimiser.step()
         losses.append(loss.detach())
     waited = [line for line in strict.waits if not line.startswith("copied: devices.py")]  # a GPU does not wait there
     weights = [strict.numbers_of(weight.detach()).double().abs().sum().item() for weight in learner.model.parameters()]
-    return {"losses": [strict.numbers_of(loss).item() for loss in losses], "weights": weights, "waits": waited}
+    where = sorted({str(loss.device) for loss in losses})
+    return {
+        "where": where,
+        "losses": [strict.numbers_of(loss).tolist() for loss in losses],
+        "weights": weights,
+        "waits": waited,
+    }
 
 
 def command(words: list[str], on_device: bool) -> dict[str, Any]:
@@ -84,7 +96,7 @@ def on_both(work: Any, words: list[str]) -> list[Any]:
 
 
 def main() -> None:
-    learners.draw_noise = noise  # type: ignore[assignment]
+    learners.draw_noise = parallel.draw_noise = noise  # type: ignore[assignment]
     own = torch.nn.Module.to
 
     def to(module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:

@@ -19,6 +19,8 @@ STEPS = {
     "ram": ["data=cluttered_digits", "scales.count=3"],
     "ram, learned first": ["data=translated_digits", "model.first=learned", "model.reward=correct"],
     "ram, stops": ["data=digits", "model=ram_lstm", "model.stop=learned"],
+    "ram, together": ["data=cluttered_digits", "trainer.parallel_seeds=2"],
+    "soft_ram, together": ["data=cluttered_digits", *SOFT, "trainer.parallel_lrs=[0.001,0.002]"],
     "ram, scales": ["data=digits_scales", "model.scale=learned", "scales.count=1"],
     "ram, video": ["data=moving_digits_track", "model=ram_lstm"],
     "ram, catch": ["data=catch", "model=ram_catch", "data.games=64"],
@@ -99,7 +101,7 @@ def test_training_steps(case: str, steps: dict[str, Any]) -> None:
     cpu, device = steps[case]
     assert isinstance(cpu, dict), cpu
     assert isinstance(device, dict), device
-    assert device["waits"] == []
+    assert (cpu["where"], device["where"], device["waits"]) == (["cpu"], ["strict:0"], [])
     if case in ADDED_OTHERWISE:
         assert device["losses"] == pytest.approx(cpu["losses"], rel=1e-5)
     else:
