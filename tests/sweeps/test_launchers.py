@@ -10,7 +10,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from attn_cli.commands import entry
-from attn_cli.sweeps import plan
+from attn_cli.sweeps import plan, sweepers
 
 CORES = len(os.sched_getaffinity(0))
 SWEEPS = "attn-cli[sweeps], in a checkout with pip install -c constraints.txt -e '.[sweeps]'"
@@ -100,6 +100,29 @@ def test_settings_that_a_launcher_passes_on_are_added_and_may_change_when_a_swee
     recorded = plan.Plan("train", (), ("seed=1,2",), "grid", (), (), 2)
     words = ["hydra/launcher=slurm", "+hydra.launcher.additional_parameters.nice=1"]
     assert plan.continued(recorded, words) == ("seed=1,2", *words)
+
+
+def test_what_is_given_takes_the_place_of_what_is_recorded_kind_by_kind() -> None:
+    recorded = plan.Plan("train", (), ("seed=1,2", "hydra/launcher=joblib"), "grid", (), (), 2)
+    assert plan.continued(recorded, ()) == recorded.overrides
+    assert plan.continued(recorded, ("hydra/launcher=slurm",)) == ("seed=1,2", "hydra/launcher=slurm")
+    assert plan.continued(recorded, ("seed=3",)) == ("seed=3", "hydra/launcher=joblib")
+
+
+def test_what_jobs_find_in_their_environment_is_taken_back(monkeypatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")  # a person's own
+    before = dict(os.environ)
+    with pytest.raises(RuntimeError), sweepers._shared_processor(3):
+        assert dict(os.environ) == {**before, "OMP_NUM_THREADS": "3"}
+        raise RuntimeError("broken off")
+    assert dict(os.environ) == before
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+    with sweepers._shared_processor(3):
+        assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+    before = dict(os.environ)
+    with sweepers._shared_processor(None):
+        assert dict(os.environ) == before
 
 
 @pytest.mark.skipif(which("srun") is not None, reason="there is a Slurm")

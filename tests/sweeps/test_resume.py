@@ -18,6 +18,7 @@ import pytest
 
 from attn_cli import cli, runs
 from attn_cli.config import schema
+from attn_cli.errors import Terminated
 from attn_cli.learning import checkpoints
 from attn_cli.pictures import curves, tables
 from attn_cli.sweeps import jobs, report
@@ -171,6 +172,27 @@ def test_a_run_folder_of_other_settings_is_not_continued(work, checkpoint, capsy
     assert work(f"resume_sweep={work.sweep()}") == 0
     assert "was begun with other settings" in capsys.readouterr().out
     assert "resume=" not in "".join(work.ran())
+
+
+def test_a_run_goes_on_with_its_own_threads(work, checkpoint) -> None:
+    """A sweep on another machine may give its jobs others."""
+    work.fates(s1="leave")
+    assert work("seed=1,2", "trainer.threads=1") == 1
+    run = Path(work.jobs()[0]["run"])
+    config = run / "config.yaml"
+    config.write_text(config.read_text().replace("threads: 1", "threads: 7"))
+    work.fates()
+    assert work(f"resume_sweep={work.sweep()}") == 0
+    assert work.ran()[-1] == f"1 resume={run}"
+
+
+@pytest.mark.parametrize(
+    ("ended", "code"),
+    [(KeyboardInterrupt(), 130), (Terminated(), 143), (SystemExit(5), 5), (ValueError("x"), 1), (None, 0)],
+)
+def test_the_exit_code_tells_how_a_sweep_ended(work, ended, code) -> None:
+    assert work("seed=1,2") == 0
+    assert report.finish(work.sweep(), ended) == code
 
 
 def test_a_run_that_finished_before_its_job_was_noted_is_not_run_again(work) -> None:
