@@ -14,7 +14,7 @@ help:
 	@echo "make demo    setup; train on the embedded digits, evaluate, draw where the model looked: a few minutes"
 	@echo "make test    setup; pytest, ruff, mypy"
 	@echo "make bench   setup; speed of the training step"
-	@echo "make bench-gpu   setup; all that is to be measured on a GPU, in one run: the step in three precisions, with CUDA graphs and without, MNIST from nothing"
+	@echo "make bench-gpu   setup; all that is to be measured on a GPU, in one run: the step in three precisions, with CUDA graphs and without, large batches, many seeds at once, MNIST from nothing"
 	@echo "make clean   remove .venv and what was built; runs in outputs/ stay"
 
 setup: $(READY)
@@ -63,7 +63,13 @@ bench-gpu: setup
 	done
 	for compile in on graph; do \
 	    $(BIN)/attn train experiment=ram/table1a_6 trainer.accelerator=gpu trainer.compile=$$compile || exit 1; \
+	    awk -F, 'NR == 1 {for (i = 1; i <= NF; i++) at[$$i] = i; next} \
+	        $$at["val_error"] <= 1.29 {print "validation error " $$at["val_error"] " after " $$at["seconds"] " s of training"; exit}' \
+	        "$$(ls -dt outputs/mnist-ram-6g-*/ | head -n 1)metrics.csv"; \
 	done
+	$(BIN)/attn eval mc_samples=10 device=gpu batch_size=10000
+	$(BIN)/attn bench device=cuda compile=graph batch_size=1024 output=bench-large.json
+	$(BIN)/attn bench 'shapes=[28x28]' device=cuda samples=1 parallel_seeds=8 output=bench-parallel.json
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -146,9 +146,10 @@ def make_folder(path: Path, setting: str) -> Path:
 
 
 @contextlib.contextmanager
-def locked(folder: Path, taken: str | None = None) -> Iterator[None]:
-    """An exclusive lock on a folder, released by the system when the process ends, however it ends. While another
-    process has it, this one waits or, with `taken`, is refused with that sentence.
+def locked(folder: Path, taken: str | None = None) -> Iterator[int]:
+    """An exclusive lock on a folder, released by the system when the process ends, however it ends, and every other one
+    to which the handle was passed on. While another process has it, this one waits or, with `taken`, is refused with
+    that sentence.
     """
     handle = os.open(folder, os.O_RDONLY)
     try:
@@ -159,7 +160,7 @@ def locked(folder: Path, taken: str | None = None) -> Iterator[None]:
         except OSError as error:
             if error.errno not in NO_LOCKS:
                 raise
-        yield
+        yield handle
     finally:
         os.close(handle)
 

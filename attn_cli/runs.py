@@ -28,6 +28,7 @@ import yaml
 
 import attn_cli
 from attn_cli.config import schema
+from attn_cli.config.arguments import pasted
 from attn_cli.errors import Refused, nearest
 from attn_cli.files import alive, kind_of, write_atomically
 
@@ -48,6 +49,12 @@ class Run:
     @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
+
+    def advice(self) -> str:
+        """How to go on after a stop."""
+        if any(self.checkpoints.glob("*.ckpt")):
+            return f"continue with `attn train {pasted('resume', self.path)}`"
+        return f"{self.path} has no checkpoint to continue from, start a new run"
 
     def config(self) -> schema.Config:
         """The configuration that the run was started with; raises Refused naming the file."""

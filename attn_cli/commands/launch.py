@@ -209,9 +209,6 @@ class Workers:
         if not path.exists():
             return Refused(f"{what} before there was a run folder: start again.")
         run = open_run(path.read_text())
-        advice = "it has no checkpoint yet, start a new run"
-        if any(run.checkpoints.glob("*.ckpt")):
-            advice = f"continue with `attn train {pasted('resume', run.path)}`"
-        sentence = f"{what} and the others were stopped: {advice}."
+        sentence = f"{what} and the others were stopped: {run.advice()}."
         run.set_status("failed", sentence)
         return Refused(sentence)

@@ -27,8 +27,9 @@ from hydra import compose, initialize_config_dir
 from attn_cli.commands import entry
 from attn_cli.config import plugin_source, schema
 from attn_cli.errors import Refused, Terminated
+from attn_cli.files import locked
 from attn_cli.papers import records, report
-from attn_cli.papers.cells import Absent, Attend, Cell, Combine, Evaluate, Table, Train, sources
+from attn_cli.papers.cells import MINUTE, Absent, Attend, Cell, Combine, Evaluate, Table, Train, sources
 from attn_cli.papers.index import resolve
 from attn_cli.papers.records import OUTPUTS, Record
 from attn_cli.runs import Run, all_runs, commit
@@ -226,7 +227,9 @@ def _train(step: Step, given: list[str]) -> Record:
     if status.get("status") != "finished":
         resumable = run is not None and any(run.checkpoints.glob("*.ckpt"))
         step.folder.mkdir(parents=True, exist_ok=True)
-        _attn(["train", f"resume={run.path}"] if run is not None and resumable else ["train", *given])
+        taken = f"another process is about to train in {step.folder}: wait until that has ended."
+        with locked(step.folder, taken) as handle:  # the run has it, too: it may outlive this process
+            _attn(["train", f"resume={run.path}"] if run is not None and resumable else ["train", *given], handle)
         run = newest(step)
     result = run.result() if run is not None else None
     if run is None or result is None:
@@ -240,7 +243,7 @@ def _train(step: Step, given: list[str]) -> Record:
         images=result["images"],
         epochs=result["epochs"],
         seconds=round(result["seconds"], 1),
-        hardware=hardware(result["device"], result["threads"]),
+        hardware=hardware(result["device"], result["threads"], result["seconds"]),
         commit=(result["commit"] or "")[:7],
         command=shlex.join(["attn", "train", *shown]),
         note=remark(result),
@@ -260,13 +263,14 @@ def remark(result: Mapping[str, Any]) -> str:
     return "; ".join(found)
 
 
-def _attn(given: list[str]) -> None:
-    """Run an `attn` command in a process of its own; raises Refused if it does not end well.
+def _attn(given: list[str], handle: int) -> None:
+    """Run an `attn` command in a process of its own, to which a file handle is passed on; raises Refused if it does not
+    end well.
 
     The process is not in our group, so that a signal reaches it once, from us; it then ends with a checkpoint.
     """
     print(shlex.join(["attn", *given]), flush=True)
-    child = subprocess.Popen([sys.executable, "-m", "attn_cli", *given], process_group=0)
+    child = subprocess.Popen([sys.executable, "-m", "attn_cli", *given], process_group=0, pass_fds=(handle,))
     stop: KeyboardInterrupt | None = None
     code: int | None = None
     while code is None:
@@ -307,15 +311,15 @@ def _evaluate(step: Step, given: list[str]) -> Record | None:
         gain=None if gain is None else tuple(round(points, 4) for points in gain),
         images=result["images"],
         seconds=round(result["seconds"], 1),
-        hardware=hardware(str(choose_device("auto")), 1),
+        hardware=hardware(str(choose_device("auto")), 1, result["seconds"]),
         commit=(commit() or "")[:7],
         command=shlex.join(["attn", command, *given]),
         note=remark(result),
     )
 
 
-def hardware(device: str, threads: int) -> str:
-    """The processor that did it, in words."""
+def hardware(device: str, threads: int, seconds: float) -> str:
+    """The processor that did it, in words; of a CPU whether it had more to do in the seconds that have passed since."""
     if device.startswith("cuda"):
         import torch
 
@@ -325,4 +329,6 @@ def hardware(device: str, threads: int) -> str:
         model = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         model = platform.processor() or platform.machine()
-    return f"{threads} of {os.cpu_count()} cores, {model}"
+    window = 0 if seconds < 3 * MINUTE else 1 if seconds < 10 * MINUTE else 2  # the load of 1, 5 or 15 minutes
+    busy = "busy " if os.getloadavg()[window] > threads + 0.5 else ""
+    return f"{threads} of {os.cpu_count()} {busy}cores, {model}"

@@ -80,6 +80,8 @@ def _run(config: schema.Config, before: Run | None, threads: int | None) -> dict
         result = _train(folder, config, data, learner, resume, threads)
     except BaseException as error:
         refusal = explain_oom(error, config.trainer.batch_size)
+        if isinstance(error, processes.Lost):
+            refusal = processes.Lost(f"{str(error).removesuffix('.')}: {folder.advice()}.")
         if first:
             record(folder, refusal or error)
         if refusal is not None:

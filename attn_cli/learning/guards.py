@@ -27,12 +27,12 @@ from pytorch_lightning.callbacks import Callback, Checkpoint
 from torch import Tensor
 
 from attn_cli import processes
-from attn_cli.config.arguments import pasted
 from attn_cli.errors import Refused
 from attn_cli.learning.checkpoints import is_better, load
 from attn_cli.learning.loader import EpochBatches
 from attn_cli.learning.random_states import random_states, restore_random_states
 from attn_cli.learning.weights import check_optimizers
+from attn_cli.runs import Run
 
 ASK_EVERY = 16  # steps between two questions to the other processes; each question waits for all of them
 
@@ -245,9 +245,7 @@ class Checkpoints(Checkpoint):
 
     def advice(self) -> str:
         """How to go on after a stop."""
-        if self.folder.is_dir() and any(self.folder.glob("*.ckpt")):
-            return f"continue with `attn train {pasted('resume', self.folder.parent)}`"
-        return f"{self.folder.parent} has no checkpoint to continue from, start a new run"
+        return Run(self.folder.parent).advice()
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]

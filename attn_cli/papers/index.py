@@ -20,7 +20,9 @@ TABLES = {
 def find_table(name: str) -> Table:
     """Raises Refused with the nearest names."""
     if name not in TABLES:
-        raise Refused(f"{name} is not a table.{nearest(name, TABLES)} `attn reproduce` lists all of them.")
+        meant = [table for table in TABLES if all(word in table for word in name.lower().split("/"))]
+        said = f" Did you mean {' or '.join(map(repr, meant[:4]))}?" if meant else nearest(name, TABLES)
+        raise Refused(f"{name} is not a table.{said} `attn reproduce` lists all of them.")
     return TABLES[name]
 
 

@@ -130,6 +130,15 @@ def test_a_given_length():
     assert total(result, "expected")["multiply_adds"] == total(result)["multiply_adds"]
 
 
+def test_the_curve_goes_from_the_smallest_images_to_the_largest() -> None:
+    assert (
+        cost_curve.SIDES[0] == 28
+        and cost_curve.SIDES[-1] == 1000
+        and list(cost_curve.SIDES) == sorted(cost_curve.SIDES)
+    )
+    assert cost_curve.LARGEST_WHOLE == 256 in cost_curve.SIDES
+
+
 def test_the_curve(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(cost_curve, "COMPARED", schema.Config(model=SMALL))
     monkeypatch.setattr(cost_curve, "SIDES", (28, 40, 300))

@@ -11,15 +11,18 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from attn_cli import runs
-from attn_cli.commands import launch
+from attn_cli.commands import launch, train
+from attn_cli.commands.reproducing import composed
 from attn_cli.config import schema
 from attn_cli.learning.checkpoints import load
 from attn_cli.places import usable_cores
+from attn_cli.processes import Lost
 from attn_cli.runs import Run
 
 pytestmark = pytest.mark.skipif(usable_cores() < 2, reason="two processes need two CPU cores")
@@ -194,6 +197,27 @@ def test_a_refusal_is_one_sentence_and_leaves_nothing(images):
     assert done.stderr.count("\n") == 1 and images.runs() == []
     done = images("train", *TWO, "data.path=none.npz", code=1)  # both processes refuse it
     assert "none.npz" in done.stderr and done.stderr.count("\n") == 1 and images.runs() == []
+
+
+@pytest.mark.parametrize("checkpoint", [True, False])
+def test_whoever_loses_the_others_says_how_to_go_on(tmp_path, monkeypatch, checkpoint):
+    """Under torchrun and Slurm no command watches over the processes."""
+
+    def lose(folder: Run, *_: Any) -> None:
+        if checkpoint:
+            folder.checkpoints.mkdir(exist_ok=True)
+            (folder.checkpoints / "last.ckpt").touch()
+        raise Lost("One of them has ended.")
+
+    monkeypatch.setattr(train, "_train", lose)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Lost) as lost:
+        train.run(composed("train", ["trainer=smoke"]))
+    (run,) = runs.all_runs(Path("outputs"))
+    said = f"continue with `attn train resume={run.path}`"
+    if not checkpoint:
+        said = f"{run.path} has no checkpoint to continue from, start a new run"
+    assert str(lost.value) == run.status()["message"] == f"One of them has ended: {said}."
 
 
 def test_torchrun(images):

@@ -108,6 +108,14 @@ def test_published_numbers_of_the_other_rows(name: str) -> None:
         assert cells[cell].published[0].value == value
 
 
+@pytest.mark.parametrize("table", stand_ins.TABLES, ids=lambda table: table.name)
+def test_published_numbers_of_stand_ins_are_those_of_the_tables_they_stand_for(table: Table) -> None:
+    shaped = table.name.rpartition("-")[0]
+    of_these = [other for name, other in TABLES.items() if name in (shaped, f"{shaped}-64", f"{shaped}-110")]
+    there = {published.value for other in of_these for cell in other.cells for published in cell.published}
+    assert there and {published.value for cell in table.cells for published in cell.published} <= there
+
+
 def test_what_is_absent_says_why() -> None:
     for _, cell in CELLS:
         if isinstance(cell.how, Absent):
@@ -117,6 +125,14 @@ def test_what_is_absent_says_why() -> None:
 def test_nearest_names() -> None:
     with pytest.raises(Refused, match="ram/2c is not a table. Did you mean 'ram/2b'"):
         find_table("ram/2c")
+    for typed, meant in {
+        "2a": "'ram/2a'\\?",
+        "RAM/2A": "'ram/2a'\\?",
+        "soft_ram/3": "'soft_ram/3-64' or 'soft_ram/3-128' or",
+        "rsam/3": "'rsam/figure-3",
+    }.items():
+        with pytest.raises(Refused, match=f"{typed} is not a table. Did you mean {meant}"):
+            find_table(typed)
     with pytest.raises(Refused, match="6-glimpse is not a cell of ram/2a. Did you mean '6-glimpses'"):
         find_cells(find_table("ram/2a"), ["6-glimpse"])
 

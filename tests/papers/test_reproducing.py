@@ -9,6 +9,9 @@ import dataclasses
 import os
 import shutil
 import stat
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -259,8 +262,41 @@ def test_a_process_that_does_not_end_well(
     assert records.load(TOY) == {}
 
 
-def test_hardware_names_threads_and_processor() -> None:
-    assert reproducing.hardware("cpu", 1).startswith(f"1 of {os.cpu_count()} cores, ")
+def test_hardware_names_threads_and_processor_and_whether_it_was_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "getloadavg", lambda: (2.0, 1.2, 3.0))
+    plain, busy = f"1 of {os.cpu_count()} cores, ", f"1 of {os.cpu_count()} busy cores, "
+    for seconds, said in ((100, busy), (400, plain), (4000, busy)):
+        assert reproducing.hardware("cpu", 1, seconds).startswith(said)
+    assert reproducing.hardware("cpu", 3, 4000).startswith(f"3 of {os.cpu_count()} cores, ")
+
+
+def test_a_run_that_outlives_the_command_is_not_trained_twice(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From its start on, before there is a run folder: it has the lock of the command that started it."""
+    program = here / "python"
+    program.write_text(f"#!{sys.executable}\nimport time\nopen('started', 'w').close()\ntime.sleep(600)\n")
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setattr(reproducing.sys, "executable", str(program))
+    children: list[subprocess.Popen[bytes]] = []
+
+    class Killed(subprocess.Popen):  # type: ignore[type-arg]
+        """The command is gone while its child starts."""
+
+        def wait(self, timeout: float | None = None) -> int:
+            children.append(self)
+            while not Path("started").exists():
+                time.sleep(0.05)
+            raise MemoryError
+
+    monkeypatch.setattr(reproducing.subprocess, "Popen", Killed)
+    with pytest.raises(MemoryError):
+        reproducing._train(step("short"), words(step("short")) or [])
+    try:
+        with pytest.raises(Refused, match="another process is about to train in outputs/reproduce/.*seed-1: wait"):
+            reproducing._train(step("short"), words(step("short")) or [])
+    finally:
+        children[0].kill()
+        os.waitpid(children[0].pid, 0)
+    assert len(children) == 1
 
 
 @pytest.mark.parametrize(
@@ -312,7 +348,7 @@ def test_the_record_of_a_run_says_what_its_result_says() -> None:
     started("short", "finished").write_result(FOUND)
     command = "attn train experiment=demo trainer.threads=1 trainer.precision=bf16 seed=1"
     assert reproducing._train(step("short"), words(step("short")) or []) == Record(
-        (1,), 4.0, None, 5.0, (3.1, 5.2), None, 2000, 20, 61.0, reproducing.hardware("cpu", 2), "0123456", command
+        (1,), 4.0, None, 5.0, (3.1, 5.2), None, 2000, 20, 61.0, reproducing.hardware("cpu", 2, 61.0), "0123456", command
     )
 
 

@@ -151,6 +151,14 @@ def test_the_glimpses_are_drawn_only_where_the_results_tell_them(tmp_path: Path,
     assert (tmp_path / "glimpses.png").exists() == (glimpses is not None)
 
 
+@pytest.mark.parametrize("rates", [(0.1, 0.2), (0.1,)])
+def test_the_axes_are_drawn_where_jobs_differ(tmp_path: Path, rates: tuple[float, ...]) -> None:
+    for number, rate in enumerate(rates):
+        jobs.write(tmp_path, job(number, [f"optimizer.lr={rate}"], 90.0))
+    assert report.finish(tmp_path) == 0
+    assert (tmp_path / "axes.png").exists() == (len(rates) > 1)
+
+
 def test_many_keys_take_several_lines_and_make_a_picture(tmp_path: Path) -> None:
     found = rows(*(({f"key{i}": str(i + j) for i in range(6)}, float(j)) for j in range(1, 3)))
     figure = sweep_axes.axes_figure(found)

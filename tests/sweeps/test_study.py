@@ -176,6 +176,7 @@ def test_low_errors_are_sought_from_the_seed_of_the_sweep(optuna, tmp_path) -> N
     studies = [study.Study(tmp_path / f"{name}.db", swept, seed, 0) for name, seed in (("a", 0), ("b", 0), ("c", 1))]
     one, same, other = (found.words(found.ask()) for found in studies)
     assert one == same != other
+    assert studies[0].study.sampler._constant_liar  # trials that run at once are spread
     assert studies[0].study.direction == optuna.study.StudyDirection.MINIMIZE
 
 
