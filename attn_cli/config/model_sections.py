@@ -247,11 +247,17 @@ def _check_unused(model: SoftRam) -> None:
         (("repulsion", "repulsion_width", "repulsion_step"), model.centre == "relative", "model.centre=relative"),
         (("resets",), model.reset_every is not None, "a model with model.reset_every"),
         (("trunk_layers",), model.trunk is not None, "a model with a trunk"),
+        (("coarse",), model.context != "none", "a model with a context network"),
+        (("repulsion_width", "repulsion_step"), model.repulsion != 0, "a model with model.repulsion"),
     ):
         for key in keys:
             value = getattr(model, key)
             if not used and value not in (0, getattr(SoftRam, key)):
                 raise Refused(f"model.{key}={value} is for {where}: leave it out.")
+    if len(model.filters) == 5 and model.glimpse != "conv":
+        raise Refused(
+            f"model.filters={list(model.filters)} is for model.glimpse=conv: with model.glimpse=fc take three."
+        )
 
 
 def _check_trunk(model: SoftRam) -> None:

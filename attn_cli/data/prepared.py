@@ -247,6 +247,8 @@ def contents_of(path: Path, form: Form) -> Contents:
     with open_hdf5(path) as file:
         # Text of a fixed length: what has a variable length lies in HDF5's heap, which no checksum guards and where
         # one wrong byte makes the library loop for ever.
+        if "about" not in file.attrs:
+            raise ValueError("it has no attribute 'about', so attn did not write it")
         kind = file.attrs.get_id("about").dtype.kind
         if kind != "S":
             raise ValueError("its attribute 'about' is no text of a fixed length")

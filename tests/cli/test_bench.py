@@ -15,6 +15,7 @@ import torch
 from attn_cli.commands import bench
 from attn_cli.config import command_sections, schema
 from attn_cli.errors import Refused
+from attn_cli.glimpses.gaussian import extract
 from attn_cli.learning.measuring import Clock
 from attn_cli.models.build import build_model
 
@@ -154,6 +155,30 @@ def test_shapes_of_soft_attention(name):
     assert (row["grid_ratio"] is None) == (name == "rsam") and (row["grid_ratio"] or 2) > 1
     assert (row["grid_ratio_within"] is None) == (name == "rsam")
     assert 1 < (row["grid_ratio_within"] or 2) < 100
+
+
+@pytest.mark.parametrize("compiles", [False, True])
+def test_what_a_grid_is_compared_with(monkeypatch, compiles):
+    """The grids of a step with the products of as many, and with the share of their time that these take in them."""
+    shape, data = bench.SHAPES["soft_ram"], bench.SyntheticData(bench.SHAPES["soft_ram"], 2, 1, torch.device("cpu"))
+    looks, products, product = [], [], torch.bmm
+    monkeypatch.setattr(bench, "compiled", lambda function: looks.append("compiled") or function)
+    monkeypatch.setattr(bench, "extract", lambda *given: looks.append(given[0].shape) or extract(*given))
+    monkeypatch.setattr(torch, "bmm", lambda a, b: products.append((*a.shape, b.shape[2])) or product(a, b))
+    asked = {}
+
+    def in_turns(functions, seconds, device):
+        for name, function in functions.items():
+            products.clear()
+            function()
+            asked[name] = sorted(products)
+        return {"grid": 6.0, "products": 4.0}
+
+    monkeypatch.setattr(bench, "in_turns", in_turns)
+    monkeypatch.setattr(bench, "share_of", lambda function, operator: {"aten::bmm": 0.8}[operator])
+    assert bench.grid_ratios(data, shape, 1.0, torch.device("cpu"), compiles) == (1.5, 1.25)
+    assert asked["grid"] == asked["products"] and len(asked["grid"]) == 5 * shape.glimpses
+    assert looks == ["compiled"] * compiles + [(2, 1, 100, 100)] * shape.glimpses
 
 
 MEMORY = """

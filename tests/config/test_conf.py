@@ -319,6 +319,8 @@ def test_cells_of_soft_ram(name: str) -> None:
     assert (config.experiment, config.model.name, config.data.name) == (name, model, data)
     assert (config.glimpses.count, config.glimpses.size, config.scales.count) == (*glimpses, 1)
     assert {key: getattr(config.model, key) for key in options} == options
+    if name == "soft_ram/figure4":
+        assert config.trainer.epochs == 25
     house_numbers = data.startswith("svhn") and model == "soft_ram"
     assert getattr(config.model, "mean_image", False) == house_numbers  # section IV.B
     assert (config.optimizer.name, config.optimizer.lr) == ("adam_onecycle", 2e-5 if name == "soft_ram/track" else 1e-3)

@@ -149,7 +149,7 @@ HOSTILE = {
     "virtual": (virtual, "stored in other files"),
     "group": (group, "is no array"),
     "missing": (lambda file: file.__delitem__("test_images"), "test_images is missing"),
-    "no attribute": (lambda file: file.attrs.__delitem__("about"), "about"),
+    "no attribute": (lambda file: file.attrs.__delitem__("about"), "no attribute 'about', so attn did not write it"),
     "attribute is no text": (lambda file: file.attrs.__setitem__("about", 5), "no text"),
     "attribute has a variable length": (lambda file: file.attrs.__setitem__("about", "{}"), "no text of a fixed"),
     "attribute is no JSON": (lambda file: file.attrs.__setitem__("about", np.bytes_(b"{")), "damaged"),

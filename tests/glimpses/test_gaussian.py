@@ -139,6 +139,20 @@ def test_nor_with_bf16_operands_on_a_cpu():
         pytest.skip("this CPU has no bf16 products")
 
 
+def test_products_are_in_the_precision_of_their_operands(monkeypatch):
+    """On a CPU without bf16 products, too."""
+    asked, product = [], torch.bmm
+    monkeypatch.setattr(
+        torch, "bmm", lambda *matrices: asked.append(torch.get_float32_matmul_precision()) or product(*matrices)
+    )
+    where = grid(2, torch.float32)
+    centre = where.centre.clone().requires_grad_()
+    with precision("bf16"):
+        extract(torch.rand(2, 1, 9, 9), dataclasses.replace(where, centre=centre), 3).sum().backward()
+        assert torch.get_float32_matmul_precision() == "medium"
+    assert asked == ["highest"] * 5
+
+
 def test_boxes_cover_the_grid():
     where = Grid(torch.tensor([[0.0, 0.5]]), torch.tensor([[2.0, 1.0]]), torch.ones(1), torch.ones(1))
     assert boxes(where, 4, 40, 20).tolist() == [[[10 - 4, 30 - 2, 10 + 4, 30 + 2]]]

@@ -96,23 +96,26 @@ def test_boxes_within_by_hand():
 
 
 class Teller(GlimpseModel):
-    """Its logits are the logarithms of the first three pixels; its last region is the next four."""
+    """Its logits are the logarithms of the first three pixels; its last region is the next four, the first one is
+    elsewhere.
+    """
 
-    glimpses = 1
+    glimpses = 2
 
     def start(self, images, samples):
-        return SimpleNamespace(pixels=images[:, 0, 0].float(), log_prob=None)
+        return SimpleNamespace(pixels=images[:, 0, 0].float(), log_prob=None, looks=0)
 
     def step(self, state, noise, greedy=False):
-        x = state.pixels
+        x, looks = state.pixels, state.looks + 1
         place, patches = x.new_zeros(len(x), 2), x.new_zeros(len(x), 1, 1, 1, 1)
-        return SimpleNamespace(pixels=x, hidden=x[:, :3].log(), location=place, log_prob=None, patches=patches)
+        seen = {"hidden": x[:, :3].log(), "location": place, "log_prob": None, "patches": patches}
+        return SimpleNamespace(pixels=x, looks=looks, **seen)
 
     def classify(self, hidden):
         return hidden
 
     def boxes(self, state, height, width):
-        return state.pixels[:, None, 3:7]
+        return state.pixels[:, None, 3:7] * (1 if state.looks == 2 else 0.1)
 
 
 def view(*rows):

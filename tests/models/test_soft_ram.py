@@ -126,6 +126,19 @@ def test_no_grid_leaves_the_image_or_its_limit():
     assert torch.allclose(trace.shifts[0, :, 0], torch.tensor([0.7, -0.9]).expand(4, 2), atol=0.2)
 
 
+@pytest.mark.parametrize("limit", [None, 0.5])
+def test_a_grid_has_strides_of_its_own_across_and_down(limit):
+    model = make(limit=limit, noise=0.0)
+    with torch.no_grad():
+        model.extraction.weight.zero_()
+        model.extraction.bias[2:4] = torch.tensor([-2.0, -1.0])
+    _, trace = run(model, record=True)
+    shares = (trace.boxes[..., 2:] - trace.boxes[..., :2]) * 11 / 12 / torch.tensor([29.0, 39.0])
+    said = torch.tensor([-2.0, -1.0])
+    wanted = said.exp() if limit is None else limit * said.sigmoid()
+    assert torch.allclose(shares, wanted.expand_as(shares), rtol=1e-4)
+
+
 def test_nor_does_noise_widen_it_beyond_the_limit():
     model = make(glimpses=6, limit=0.25, noise=0.5)
     with torch.no_grad():
