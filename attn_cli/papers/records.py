@@ -47,6 +47,11 @@ class Record:
     command: str = ""
     note: str = ""
 
+    @property
+    def busy(self) -> bool:
+        """Whether the machine had something else to do, so that the time says little."""
+        return "busy" in self.hardware
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -94,7 +99,9 @@ def add(table: Table, cell: str, record: Record) -> None:
 
 
 def summarise(records: Sequence[Record]) -> Summary:
-    """Mean and sample standard deviation over all seeds; of records of several seeds exactly as from their values."""
+    """Mean and sample standard deviation over all seeds; of records of several seeds exactly as from their values. The
+    time is that of records on machines that had nothing else to do, if there are any.
+    """
     value: float = _mean(records, "value")
     count = sum(map(_weight, records))
     squares = sum(
@@ -105,6 +112,7 @@ def summarise(records: Sequence[Record]) -> Summary:
     if len(records) > 1 or interval is None:
         (same,) = images if len(images) == 1 else (None,)
         interval = None if same is None else wilson(value / 100 * same, same)
+    alone = [record for record in records if not record.busy]
     return Summary(
         seeds=tuple(sorted(seeds(records))),
         value=value,
@@ -113,7 +121,7 @@ def summarise(records: Sequence[Record]) -> Summary:
         interval=interval,
         gain=records[0].gain if len(records) == 1 else None,
         epochs=tuple(dict.fromkeys(record.epochs for record in records if record.epochs is not None)),
-        seconds=_mean(records, "seconds"),
+        seconds=_mean(alone or records, "seconds"),
         hardware=tuple(dict.fromkeys(record.hardware for record in records if record.hardware)),
         commits=tuple(dict.fromkeys(record.commit for record in records if record.commit)),
         notes=tuple(dict.fromkeys(record.note for record in records if record.note)),

@@ -123,7 +123,7 @@ TABLES = (
         (
             _cell("ram-4", "Mnih et al., 4 glimpses", Same("ram/2b/4-glimpses"), 9.41),
             _cell("ram-8", "Mnih et al., 8 glimpses", Same("ram/2b/8-glimpses"), 8.11),
-            *_draw(4, 8, 4.18, *DRAWN, minutes=30),
+            *_draw(4, 8, 4.18, *DRAWN, minutes=46),
             Cell("draw-4-longer", "the same, for longer", draw_on("draw-4")),
             Cell("draw-4-longest", "and on", draw_on("draw-4-longer")),
             *_draw(8, 5, 3.36, "optimizer.attention=0.3", minutes=33),
@@ -196,7 +196,7 @@ TABLES = (
             Cell(
                 "context-first-40",
                 "with context 40×40, first run",
-                Train("soft_ram/table1_context", (*FIRST, SHARP), start="small-scenes-40", cpu=6 * MINUTE),
+                Train("soft_ram/table1_context", (*FIRST, SHARP), start="small-scenes-40", cpu=13 * MINUTE),
             ),
             warped(
                 "context-40",
@@ -214,7 +214,7 @@ TABLES = (
                 "context",
                 "soft_ram/2/pair-conv",
                 40,
-                25,
+                50,
                 SHARP,
                 CONVOLVED,
             ),

@@ -76,4 +76,4 @@ def lesson(name: str, title: str, start: str, minutes: int, *overrides: str) -> 
 
 def draw_on(start: str) -> Train:
     """DRAW with four glimpses, for as many epochs again."""
-    return Train("soft_ram/table1_draw_4", DRAWN, start=start, cpu=30 * MINUTE)
+    return Train("soft_ram/table1_draw_4", DRAWN, start=start, cpu=46 * MINUTE)

@@ -39,6 +39,24 @@ def test_what_took_its_time_says_how_long_to_expect() -> None:
             assert not isinstance(how, Train) or how.cpu is not None, f"{table.name} {name}"
 
 
+def test_no_time_of_a_machine_with_nothing_else_to_do_is_far_beyond_the_expected_one() -> None:
+    """Else a budget would be overrun."""
+    for table in TABLES.values():
+        for name, found in load(table).items():
+            how = next(cell.how for cell in table.cells if cell.name == name)
+            for record in found:
+                if isinstance(how, Train) and how.cpu and record.seconds and not record.busy:
+                    assert record.seconds < 1.5 * how.cpu, f"{table.name} {name}, seeds {record.seeds}"
+
+
+def test_the_time_is_that_of_machines_with_nothing_else_to_do_if_any() -> None:
+    busy, alone = "1 of 2 busy cores, A", "1 of 2 cores, A"
+    runs = [one(n, 4.0, seconds=60.0 * n, hardware=hardware) for n, hardware in enumerate((alone, busy, alone), 1)]
+    assert summarise(runs).seconds == pytest.approx(120)
+    assert summarise(runs[:2]).seconds == 60 and summarise(runs[1:2]).seconds == 120
+    assert summarise(runs).hardware == (alone, busy)
+
+
 def test_mean_deviation_and_interval_over_seeds() -> None:
     values = [4.0, 5.0, 7.5]
     found = summarise([one(n, value, seconds=60.0 * n, validation=value + 1) for n, value in enumerate(values, 1)])
