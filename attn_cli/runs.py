@@ -50,9 +50,14 @@ class Run:
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
+    @property
+    def resumable(self) -> bool:
+        """Whether there is a checkpoint to continue from."""
+        return any(self.checkpoints.glob("*.ckpt"))
+
     def advice(self) -> str:
         """How to go on after a stop."""
-        if any(self.checkpoints.glob("*.ckpt")):
+        if self.resumable:
             return f"continue with `attn train {pasted('resume', self.path)}`"
         return f"{self.path} has no checkpoint to continue from, start a new run"
 

@@ -225,11 +225,10 @@ def _train(step: Step, given: list[str]) -> Record:
     if run is not None:
         run.check_idle()
     if status.get("status") != "finished":
-        resumable = run is not None and any(run.checkpoints.glob("*.ckpt"))
         step.folder.mkdir(parents=True, exist_ok=True)
         taken = f"another process is about to train in {step.folder}: wait until that has ended."
         with locked(step.folder, taken) as handle:  # the run has it, too: it may outlive this process
-            _attn(["train", f"resume={run.path}"] if run is not None and resumable else ["train", *given], handle)
+            _attn(["train", f"resume={run.path}"] if run is not None and run.resumable else ["train", *given], handle)
         run = newest(step)
     result = run.result() if run is not None else None
     if run is None or result is None:

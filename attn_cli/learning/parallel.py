@@ -39,6 +39,7 @@ from attn_cli.learning.learner import Learner
 from attn_cli.learning.loader import EpochBatches
 from attn_cli.models.model import GlimpseModel
 from attn_cli.models.rollout import draw_noise
+from attn_cli.runs import Run
 
 
 class Stack(nn.Module):
@@ -327,8 +328,9 @@ class MemberCheckpoints(Checkpoints):
         checkpoint["loops"]["fit_loop"]["state_dict"]["combined_loader"] = [position]
 
     def advice(self) -> str:
-        going = [self.parts[number] for number in self.learner.going if number not in self.finished]
-        if any(any(part.folder.glob("*.ckpt")) for part in going):
-            commands = " and ".join(f"`attn train {pasted('resume', part.folder.parent)}`" for part in going)
+        parts = [self.parts[number] for number in self.learner.going if number not in self.finished]
+        going = [Run(part.folder.parent) for part in parts]
+        if any(run.resumable for run in going):
+            commands = " and ".join(f"`attn train {pasted('resume', run.path)}`" for run in going)
             return f"continue with {commands}, one after the other"
         return "no run has a checkpoint to continue from, start anew"

@@ -59,6 +59,8 @@ def steps(words: list[str], on_device: bool) -> dict[str, Any]:
         images, labels = map(torch.stack, zip(*batches, strict=True)) if len(members) > 1 else batches[0]
         loss = learner.loss((images, labels, 0, step))
         loss.sum().backward()
+        if isinstance(learner, parallel.ParallelLearner):
+            learner.stack.hand_out_gradients()
         learner.finite.check(loss.detach(), optimiser, step)
         optimiser.step()
         losses.append(loss.detach())

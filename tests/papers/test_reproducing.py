@@ -344,7 +344,8 @@ FOUND = {
 }  # fmt: skip
 
 
-def test_the_record_of_a_run_says_what_its_result_says() -> None:
+def test_the_record_of_a_run_says_what_its_result_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "getloadavg", lambda: (1.0, 1.0, 1.0))
     started("short", "finished").write_result(FOUND)
     command = "attn train experiment=demo trainer.threads=1 trainer.precision=bf16 seed=1"
     assert reproducing._train(step("short"), words(step("short")) or []) == Record(
