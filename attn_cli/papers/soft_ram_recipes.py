@@ -41,6 +41,7 @@ SUM = (*ABSOLUTE, "optimizer.attention=0.2", "trainer.epochs=27")
 FIT = (*FAR_LONGER, "model.refit=true")
 SHARP_PAIR = (*ABSOLUTE, "optimizer.attention=0.2", SHARP)
 CONVOLVED = "model.glimpse=conv"
+FIVE_LAYERS = "model.filters=[16,16,32,32,32]"  # of the glimpse network
 BLIND = ("model.noise=0.05", "optimizer.attention=0.1", "trainer.epochs=35")
 DRAWN = ("optimizer.attention=0.3", "trainer.epochs=100")
 LONG = (*EVERY, "optimizer.attention=0.1", "trainer.epochs=160")

@@ -13,6 +13,7 @@ from __future__ import annotations
 from attn_cli.papers.cells import MINUTE, Cell, Combine, Evaluate, How, Published, Same, Table, Train
 from attn_cli.papers.dram import ARXIV, AVERAGED, FLIP, FLIP_AVERAGED
 from attn_cli.papers.soft_ram import SSCI
+from attn_cli.papers.soft_ram_recipes import FIVE_LAYERS
 
 SVHN, SOFT_SVHN = f"SVHN, {ARXIV}", f"SVHN, {SSCI}"
 BOTH, BOTH_AVERAGED = ("rule=average",), ("rule=average", "mc_samples=10")
@@ -31,16 +32,29 @@ def _cell(name: str, title: str, how: How, svhn: float | None = None, version: s
     return Cell(name, title, how, () if svhn is None else (Published(version, svhn),))
 
 
-def _soft(forward: Train, backward: Train, published: tuple[float | None, ...]) -> tuple[Cell, ...]:
+def _soft(
+    forward: Train, backward: Train, stn: Train, five: tuple[Train, Train], published: tuple[float | None, ...]
+) -> tuple[Cell, ...]:
     """The rows of Table III: one reader and both, by one pass and averaged over the noise in centre and stride."""
+    five_layers = Combine("five-layers-forward", "five-layers-backward", BOTH_AVERAGED)
     ways: tuple[tuple[str, str, How], ...] = (
+        ("stn", "spatial transformers", stn),
         ("forward", "forward, single pass", forward),
         ("forward-average", "forward, average", Evaluate("forward", AVERAGED)),
         ("backward", "backward, single pass", backward),
         ("both", "both, single pass", Combine("forward", "backward", BOTH)),
         ("both-average", "both, average", Combine("forward", "backward", BOTH_AVERAGED)),
+        ("five-layers-forward", "5 layers, forward, single pass", five[0]),
+        ("five-layers-backward", "5 layers, backward, single pass", five[1]),
+        ("five-layers", "5 layers, both, average", five_layers),
     )
     return tuple(_cell(*way, number, SOFT_SVHN) for way, number in zip(ways, published, strict=True))
+
+
+def _painted(reader: str, start: str, minutes: int, *overrides: str) -> Train:
+    """A reader of Table III on painted fronts, from that of genuine digits."""
+    given = (*SOFT_PAINTED, *overrides)
+    return Train(f"soft_ram/sequence_{reader}", given, start=f"soft_ram/3-mnist/{start}", cpu=minutes * MINUTE)
 
 
 TABLES = (
@@ -212,7 +226,12 @@ TABLES = (
         _soft(
             Train("soft_ram/sequence_forward", cpu=56 * MINUTE),
             Train("soft_ram/sequence_backward", cpu=56 * MINUTE),
-            (4.5, 4.3, None, 3.9, 3.65),
+            Train("soft_ram/sequence_stn", cpu=16 * MINUTE),
+            (
+                Train("soft_ram/sequence_forward", (FIVE_LAYERS,), cpu=67 * MINUTE),
+                Train("soft_ram/sequence_backward", (FIVE_LAYERS,), cpu=67 * MINUTE),
+            ),
+            (3.6, 4.5, 4.3, None, 3.9, 3.65, None, None, 3.4),
         ),
         versions=(SOFT_SVHN,),
     ),
@@ -220,9 +239,14 @@ TABLES = (
         "soft_ram/3-painted",
         "Table III in shape: `house_numbers`, rendered digits on painted fronts, 54×54",
         _soft(
-            Train("soft_ram/sequence_forward", SOFT_PAINTED, start="soft_ram/3-mnist/forward", cpu=8 * MINUTE),
-            Train("soft_ram/sequence_backward", SOFT_PAINTED, start="soft_ram/3-mnist/backward", cpu=8 * MINUTE),
-            (None,) * 5,
+            _painted("forward", "forward", 8),
+            _painted("backward", "backward", 8),
+            _painted("stn", "stn", 4),
+            (
+                _painted("forward", "five-layers-forward", 10, FIVE_LAYERS),
+                _painted("backward", "five-layers-backward", 10, FIVE_LAYERS),
+            ),
+            (None,) * 9,
         ),
     ),
 )

@@ -111,7 +111,7 @@ def test_names_of_tables_are_completed() -> None:
     [
         (["ram/2c"], "ram/2c is not a table. Did you mean 'ram/2b'"),
         (["ram/2a", "--only", "6-glimpse"], "6-glimpse is not a cell of ram/2a. Did you mean '6-glimpses'"),
-        (["soft_ram/3-64", "--only", "five-layers"], "soft_ram/3-64/five-layers cannot be run: no experiment yet"),
+        (["soft_ram/3-64", "--only", "goodfellow"], "soft_ram/3-64/goodfellow cannot be run: cited there"),
         (
             ["ram/2b", "--only", "4-glimpses", "--budget", "5min"],
             "too small for one run: ram/2b/4-glimpses, seed 1 takes about 13 min",

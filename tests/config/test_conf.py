@@ -91,6 +91,7 @@ SOFT_RAM = {  # published error in % and where, model, data, glimpses and their 
     "soft_ram/figure4": (None, SSCI, "soft_ram", "svhn_64", (3, 12), {**READER, "pretrain_glimpse": 0}),
     "soft_ram/sequence_forward": (None, SSCI, "soft_ram", "mnist_sequence", (3, 12), {"reader": "forward"}),
     "soft_ram/sequence_backward": (None, SSCI, "soft_ram", "mnist_sequence", (3, 12), {"reader": "backward"}),
+    "soft_ram/sequence_stn": (None, "arXiv 1506.02025", "stn", "mnist_sequence", (1, 24), {"transform": "affine"}),
     "soft_ram/track": (None, SSCI, "soft_ram", "moving_mnist_track", (20, 12), {"centre": "relative"}),
     "soft_ram/track_static": (None, SSCI, "soft_ram", "cluttered_mnist_100", (8, 12), {"centre": "relative"}),
     "soft_ram/table3_stn_64": (3.6, "arXiv 1506.02025", "stn", "svhn_64", (1, 32), {"transform": "affine"}),
