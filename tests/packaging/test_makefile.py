@@ -20,7 +20,8 @@ def make(repository: Path, tmp_path: Path):
         pytest.skip("no make")
     for name in ("Makefile", "constraints.txt", "pyproject.toml"):
         shutil.copy(repository / name, tmp_path)
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "MFLAGS"))}
+    others = ("MAKE", "MFLAGS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(others)}
 
     def run(*words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(["make", *words], cwd=tmp_path, env=environment, capture_output=True, text=True)
@@ -68,6 +69,17 @@ def test_when_an_error_was_reached_is_read_from_the_metrics_of_the_latest_run(ma
     done = make("-s", "bench-gpu")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == "validation error 1.29 after 7.5 s of training\n" * 2
+
+
+@pytest.mark.parametrize(("target", "threads"), [("test", "PASSIVE,"), ("demo", ",100000"), ("bench", ",")])
+def test_how_threads_wait(make, tmp_path: Path, target: str, threads: str) -> None:
+    """Two processes of tests leave each other the cores; what is measured runs as a person's own commands do."""
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / ".venv" / ".ready").touch()
+    for name in ("attn", "pytest", "ruff", "mypy"):
+        (tmp_path / ".venv" / "bin" / name).write_text('#!/bin/sh\necho "threads $OMP_WAIT_POLICY,$GOMP_SPINCOUNT"\n')
+        (tmp_path / ".venv" / "bin" / name).chmod(0o755)
+    assert set(re.findall("threads (.*)", make("-s", target).stdout)) == {threads}
 
 
 def test_the_readme_command_is_what_ci_runs(repository: Path) -> None:
