@@ -5,9 +5,8 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 # Threads that wait spin for a while before they sleep. Tests run in two processes, whose threads must leave each other
-# the cores at once; the demo's may spin, but not for longer than they are let run on a busy machine.
+# the cores at once.
 test: export OMP_WAIT_POLICY ?= PASSIVE
-demo: export GOMP_SPINCOUNT ?= 100000
 
 .PHONY: help setup demo test bench bench-gpu clean
 
