@@ -28,8 +28,14 @@ def choose_device(name: str) -> torch.device:
         raise Refused(
             "This build of torch finds no GPU: use trainer=cpu (device=cpu for evaluation) or install a CUDA build."
         )
-    torch.backends.cudnn.allow_tf32 = False
+    _convolve_in_fp32()
     return torch.device("cuda")
+
+
+@functools.cache
+def _convolve_in_fp32() -> None:
+    """Once a process: a device is chosen again within a run that has asked for less."""
+    torch.backends.cudnn.allow_tf32 = False
 
 
 def explain_oom(error: BaseException, batch_size: int, key: str = "trainer.batch_size") -> Refused | None:
@@ -46,8 +52,8 @@ def explain_oom(error: BaseException, batch_size: int, key: str = "trainer.batch
 
 
 @contextmanager
-def evaluating(batch_size: int, key: str = "batch_size") -> Iterator[None]:
-    """An evaluation in batches, whose refusal says what to set where a GPU runs out of memory."""
+def explaining_oom(batch_size: int, key: str = "batch_size") -> Iterator[None]:
+    """Work in batches, whose refusal says what to set where memory runs out."""
     try:
         yield
     except Exception as error:
@@ -57,13 +63,14 @@ def evaluating(batch_size: int, key: str = "batch_size") -> Iterator[None]:
         raise refused from error
 
 
-def within_memory(run: Callable[[Any], T]) -> Callable[[Any], T]:
-    """A command that evaluates with `batch_size` images at a time."""
+def within_memory(run: Callable[..., T]) -> Callable[..., T]:
+    """A command with batches of `batch_size` images, or of `trainer.batch_size`."""
 
     @functools.wraps(run)
-    def command(config: Any) -> T:
-        with evaluating(config.batch_size):
-            return run(config)
+    def command(config: Any, *others: Any) -> T:
+        trainer = getattr(config, "trainer", None)
+        with explaining_oom(*((config.batch_size,) if trainer is None else (trainer.batch_size, "trainer.batch_size"))):
+            return run(config, *others)
 
     return command
 

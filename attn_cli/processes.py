@@ -8,7 +8,8 @@ Choices:
    in DistributedDataParallel, which cuts a compiled step into buckets and, for weights that an objective leaves without
    a gradient, waits for the device in every step.
 2. Gradients travel as one buffer after the backward pass. They are small here; overlap would gain little.
-3. An exchange with a process that has ended raises `Lost`.
+3. An exchange with a process that has ended raises `Lost` on a CPU (gloo). On a GPU (NCCL) it waits: what started the
+   processes ends those that are left.
 4. R processes take the same steps as one with the same batches, but for the order of additions, for dropout masks, and
    for the squared error of a baseline learned on sequences, a mean over the actions that count in a share.
 

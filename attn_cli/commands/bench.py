@@ -23,10 +23,10 @@ from torch import Tensor
 
 from attn_cli.config import command_sections, schema
 from attn_cli.data.splits import DataInfo
-from attn_cli.devices import choose_device, prepare_cpu
+from attn_cli.devices import choose_device, prepare_cpu, within_memory
 from attn_cli.errors import Refused
 from attn_cli.files import check_place, write_atomically
-from attn_cli.glimpses.gaussian import Grid, extract
+from attn_cli.glimpses.gaussian import Grid, exact, extract
 from attn_cli.glimpses.reference import LoopRetina
 from attn_cli.learning.compiling import compiled, compiler_found
 from attn_cli.learning.guards import Checkpoints, SignalGuard
@@ -107,6 +107,7 @@ class SyntheticData:
         return self.images, self.labels
 
 
+@within_memory
 def run(config: command_sections.Bench) -> list[dict[str, Any]]:
     """Measure, print, write; returns the rows."""
     check_place(config.output, "output")
@@ -172,7 +173,10 @@ def measure_shape(
         slower = slow["reference"] / slow["step"]
     data.steps = max(6, min(100, int(1 / seconds["step"])))
     loop = lightning_step(settings, data, learner, step, device)
-    profiled = profile_steps(step, device) if device.type == "cuda" else None
+    profiled = None
+    if device.type == "cuda":
+        step()  # the loop above moved the weights: a graph would be recorded anew
+        profiled = profile_steps(step, device)
     grids: tuple[float | None, float | None] = None, None
     if learner.model.noises > 2:
         grids = grid_ratios(data, shape, config.seconds, device, use_compile)
@@ -272,7 +276,8 @@ def matrix_product(device: torch.device) -> Callable[[], None]:
     out = torch.empty_like(a)
 
     def product() -> None:
-        torch.mm(a, b, out=out)
+        with exact():
+            torch.mm(a, b, out=out)
 
     return product
 

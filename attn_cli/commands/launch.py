@@ -188,7 +188,7 @@ class Workers:
         for words in said.values():
             if not words["lost"]:
                 path = self.folder / "run"
-                if path.exists() and said.get(0, words)["lost"]:  # the first one could record no more than that
+                if path.exists() and (0 not in said or said[0]["lost"]):  # the first one could record no more than that
                     open_run(path.read_text()).set_status("failed", words["sentence"])
                 return Refused(words["sentence"], words["exit_code"])
         if self.stopped is not None:

@@ -8,7 +8,7 @@ from typing import Any
 from attn_cli import processes
 from attn_cli.config import schema
 from attn_cli.data.splits import Data
-from attn_cli.devices import evaluating
+from attn_cli.devices import explaining_oom
 from attn_cli.errors import Refused, Terminated
 from attn_cli.games.players import compared
 from attn_cli.inference.monte_carlo import evaluate
@@ -26,7 +26,7 @@ def evaluated(folder: Run, config: schema.Config, data: Data, learner: Learner, 
     best = folder.checkpoint("best")
     load_model(learner.model, load(best)["state_dict"], best)
     batch = config.trainer.eval_batch_size
-    with evaluating(batch, "trainer.eval_batch_size"):
+    with explaining_oom(batch, "trainer.eval_batch_size"):
         outcomes = {
             split: evaluate(learner.model, *data.fixed(split), repeats=REPEATS, seed=config.seed, batch_size=batch)
             for split in ("validation", "test")

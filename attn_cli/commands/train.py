@@ -11,7 +11,7 @@ from attn_cli.commands.outcome import evaluated, record
 from attn_cli.config import schema
 from attn_cli.data.batches import open_data
 from attn_cli.data.splits import Data
-from attn_cli.devices import choose_device, explain_oom, prepare_cpu
+from attn_cli.devices import choose_device, explain_oom, prepare_cpu, within_memory
 from attn_cli.errors import Refused
 from attn_cli.files import append
 from attn_cli.learning.batch_norm import check_batch
@@ -43,6 +43,7 @@ def run(config: schema.Config) -> dict[str, Any]:
         return _run(config, before, places.threads(config.trainer.threads, place))
 
 
+@within_memory
 def _run(config: schema.Config, before: Run | None, threads: int | None) -> dict[str, Any]:
     """What each process does; `before` is the run to continue."""
     first = processes.rank() == 0

@@ -16,7 +16,7 @@ from attn_cli.commands.outcome import evaluated, record
 from attn_cli.commands.runs import row as listed
 from attn_cli.config import schema
 from attn_cli.data.batches import open_data
-from attn_cli.devices import choose_device, explain_oom, prepare_cpu
+from attn_cli.devices import choose_device, explain_oom, prepare_cpu, within_memory
 from attn_cli.errors import PartlyRefused, Refused
 from attn_cli.files import append
 from attn_cli.learning.guards import SignalGuard
@@ -30,6 +30,7 @@ from attn_cli.pictures.curves import learning_curves
 from attn_cli.runs import Run, create
 
 
+@within_memory
 def run(config: schema.Config) -> dict[str, Any]:
     """Train and evaluate all, write and print their results; returns the mean of those that finished. Raises Refused
     at the end if any failed.

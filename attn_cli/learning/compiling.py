@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -22,6 +23,8 @@ from torch import Tensor, fx
 from torch.utils.checkpoint import CheckpointPolicy
 
 aten = torch.ops.aten
+
+VARIANTS = 256  # of one function that are compiled; what comes after them runs as it is written
 
 # Defined by hand: a call of `torch.library.custom_op` costs as much as a small product.
 library = torch.library.Library("attn", "FRAGMENT")
@@ -75,6 +78,7 @@ def compiled(function: Callable[..., Any], graph: bool = False) -> Callable[...,
     forward and backward, is recorded once and replayed as a CUDA graph, which a CPU ignores: a result is then good
     until the next call.
     """
+    import torch._dynamo.config as dynamo
     import torch._functorch.config as functorch
     import torch._inductor.config as inductor
 
@@ -82,6 +86,8 @@ def compiled(function: Callable[..., Any], graph: bool = False) -> Callable[...,
     inductor.joint_custom_post_pass = improve
     inductor.post_grad_custom_post_pass = split_bias
     logging.getLogger("torch._inductor").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", "TensorFloat32 tensor cores")  # which trainer.precision=tf32 asks for
+    dynamo.recompile_limit = dynamo.accumulated_recompile_limit = VARIANTS
     if not graph:
         return torch.compile(function, dynamic=False)
     replayed = torch.compile(function, dynamic=False, options={"triton.cudagraphs": True})

@@ -20,7 +20,7 @@ from torch import Tensor
 from attn_cli import processes
 from attn_cli.config.schema import Config
 from attn_cli.data.splits import Data
-from attn_cli.devices import evaluating
+from attn_cli.devices import explaining_oom
 from attn_cli.inference.monte_carlo import Evaluation, evaluate
 from attn_cli.learning import optimisers
 from attn_cli.learning.compiling import compiled
@@ -229,7 +229,7 @@ class Learner(pl.LightningModule):
         """With the mean-location policy on the validation images."""
         images, labels = self.data.fixed("validation")
         batch = self.config.trainer.eval_batch_size
-        with evaluating(batch, "trainer.eval_batch_size"):
+        with explaining_oom(batch, "trainer.eval_batch_size"):
             return evaluate(self.model, images, labels, batch_size=batch)
 
 

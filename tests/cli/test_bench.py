@@ -17,6 +17,7 @@ from attn_cli.config import command_sections, schema
 from attn_cli.errors import Refused
 from attn_cli.glimpses.gaussian import extract
 from attn_cli.learning.measuring import Clock
+from attn_cli.learning.training import precision
 from attn_cli.models.build import build_model
 
 
@@ -111,6 +112,17 @@ def test_training_multiply_adds_against_torch(policy_gradient):
         hybrid(logits, trace, torch.tensor([0, 1])).total.backward()
     # The first step's hidden state is a constant: its gradient is not needed, and autograd still computes it.
     assert counter.get_total_flops() / 2 / 2 == pytest.approx(model.multiply_adds(training=True), rel=1e-3)
+
+
+def test_the_product_that_a_step_is_compared_with_is_fp32(monkeypatch):
+    """Whatever the precision of the step, so that shares of one machine can be compared."""
+    found = []
+    monkeypatch.setattr(torch, "mm", lambda *_, **__: found.append(torch.get_float32_matmul_precision()))
+    product = bench.matrix_product(torch.device("cpu"))
+    for name in ("32", "bf16"):
+        with precision(name):
+            product()
+    assert found == ["highest", "highest"]
 
 
 def test_runs_trained_together_are_compared_with_one_after_another():

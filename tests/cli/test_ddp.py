@@ -153,14 +153,18 @@ def test_a_sweep_that_waits_learns_of_the_run_folder(tmp_path, monkeypatch):
     assert found == [run.path] and workers.codes() == [0]
 
 
-def test_what_ended_another_process_is_recorded_as_it_is_told(tmp_path, monkeypatch):
-    """The first process, which writes the run folder, knows only that it lost the other one."""
+@pytest.mark.parametrize("first", [None, "The connection was lost."])
+def test_what_ended_another_process_is_recorded_as_it_is_told(tmp_path, monkeypatch, first):
+    """The first process, which writes the run folder, knows only that it lost the other one; or, waiting for it on a
+    GPU, was killed and has said nothing.
+    """
     run = runs.create(schema.Config(outputs=str(tmp_path / "outputs")))
     (tmp_path / "run").write_text(str(run.path))
     run.set_status("failed", "The connection was lost.")
-    for rank, (sentence, lost) in enumerate([("The connection was lost.", True), ("No room: set this.", False)]):
+    for rank, (sentence, lost) in enumerate([(first, True), ("No room: set this.", False)]):
         said = {"sentence": sentence, "exit_code": 1, "lost": lost}
-        (tmp_path / f"said-{rank}.json").write_text(json.dumps(said))
+        if sentence:
+            (tmp_path / f"said-{rank}.json").write_text(json.dumps(said))
     monkeypatch.setattr(launch.Workers, "_start", lambda self, rank: subprocess.Popen(["false"]))
     with launch.Workers(tmp_path, 2) as workers:
         workers.watch()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import fx
+from torch._dynamo.testing import CompileCounter
 
 from attn_cli.config import schema
 from attn_cli.config.schema import Glimpses, Ram, Scales, SoftRam
@@ -264,3 +266,26 @@ def test_only_long_runs_are_compiled_unless_told_to(epochs, limit, game, expecte
     assert bool(training.should_compile(schema.Config(trainer=trainer), data)) == expected
     on = replace(trainer, compile="on")
     assert training.should_compile(schema.Config(trainer=on), data)
+
+
+def test_every_variant_of_a_model_is_compiled(monkeypatch):
+    """torch leaves what comes after the eighth as it is: a sweep over sizes trains more than that in one process."""
+    compile_, counter = torch.compile, CompileCounter()
+    monkeypatch.setattr(torch, "compile", lambda function, **_: compile_(function, dynamic=False, backend=counter))
+
+    def double(x):
+        return 2 * x
+
+    for size in range(2, 12):
+        compiled(double)(torch.ones(size))
+    assert counter.frame_count == 10
+
+
+def test_compiling_is_silent_about_a_precision_that_is_meant():
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        compiled(torch.tanh)
+        warnings.warn(
+            "TensorFloat32 tensor cores for float32 matrix multiplication available but not enabled.", stacklevel=1
+        )
+    assert not any("TensorFloat32" in str(one.message) for one in told)
