@@ -69,7 +69,8 @@ def within_memory(run: Callable[..., T]) -> Callable[..., T]:
     @functools.wraps(run)
     def command(config: Any, *others: Any) -> T:
         trainer = getattr(config, "trainer", None)
-        with explaining_oom(*((config.batch_size,) if trainer is None else (trainer.batch_size, "trainer.batch_size"))):
+        holder, key = (config, "batch_size") if trainer is None else (trainer, "trainer.batch_size")
+        with explaining_oom(holder.batch_size, key):
             return run(config, *others)
 
     return command

@@ -13,7 +13,8 @@
    for house numbers. Readers trained on warped digits have a weight decay of 0.1, of which the paper does not speak.
 7. The rate follows one cycle with a peak of 1e-3 or 2e-3, after a mean of weights 1e-4; the paper has Adam at 1e-4
    (`optimizer=adam optimizer.lr=1e-4`), as the birds' attention has it here.
-8. The sizes of Table III's convolutions are ours: the paper tells none, neither of the three nor of the five.
+8. The sizes of Table III's convolutions (soft_ram_svhn.py) are ours: the paper tells none, neither of the three nor of
+   the five.
 """
 
 from __future__ import annotations
@@ -24,27 +25,21 @@ from attn_cli.papers.cells import (
     Absent,
     Attend,
     Cell,
-    Combine,
     Evaluate,
     How,
-    Published,
     Same,
     Table,
     Train,
 )
 from attn_cli.papers.soft_ram_recipes import (
     APART,
-    AVERAGED,
     BLIND,
-    BOTH,
-    BOTH_AVERAGED,
     CONVOLVED,
     DRAWN,
     FAR,
     FAR_LONGER,
     FIRST,
     FIT,
-    FIVE_LAYERS,
     LONG,
     LONGER,
     LONGEST,
@@ -52,20 +47,17 @@ from attn_cli.papers.soft_ram_recipes import (
     PAIR,
     SHARP,
     SMALL,
+    SSCI,
     SUM,
     TEN_CROPS,
     averaged,
+    cell,
     draw_on,
     lesson,
     pair,
     warped,
 )
-
-SSCI = "IEEE SSCI 2016"
-
-
-def _cell(name: str, title: str, how: How, published: float, note: str = "") -> Cell:
-    return Cell(name, title, how, (Published(SSCI, published, note),))
+from attn_cli.papers.soft_ram_svhn import TABLE3
 
 
 def _draw(count: int, lesson_epochs: int, published: float, *overrides: str, minutes: int) -> tuple[Cell, Cell]:
@@ -75,52 +67,12 @@ def _draw(count: int, lesson_epochs: int, published: float, *overrides: str, min
     train = Train(experiment, overrides, start=first, cpu=minutes * MINUTE)
     return (
         Cell(first, f"lesson: DRAW, {count} glimpses, one digit with 4 pieces, 72×72", small, lesson=True),
-        _cell(f"draw-{count}", f"Gregor et al., {count} glimpses", train, published),
+        cell(f"draw-{count}", f"Gregor et al., {count} glimpses", train, published),
     )
 
 
 def _bird(name: str, title: str, how: How, accuracy: float) -> Cell:
-    return _cell(name, title, how, round(100 - accuracy, 2), f"accuracy {accuracy} %")
-
-
-def _readers(size: int, forward: float, averaged: float, both: float, both_averaged: float) -> tuple[Cell, ...]:
-    of, to = f"forward-{size}", f"backward-{size}"
-    return (
-        _cell(of, "forward, single pass", Train(f"soft_ram/table3_forward_{size}", cpu=12 * HOUR), forward),
-        _cell(f"{of}-average", "forward, average", Evaluate(of, AVERAGED), averaged),
-        Cell(to, "backward, single pass", Train(f"soft_ram/table3_backward_{size}", cpu=12 * HOUR)),
-        _cell(f"both-{size}", "both, single pass", Combine(of, to, BOTH), both),
-        _cell(f"both-{size}-average", "both, average", Combine(of, to, BOTH_AVERAGED), both_averaged),
-    )
-
-
-def _table3(size: int, others: tuple[Cell, ...], stn: float, readers: tuple[Cell, ...], five_layers: float) -> Table:
-    def five(reader: str) -> Train:
-        return Train(f"soft_ram/table3_{reader}_{size}", (FIVE_LAYERS,), cpu=14 * HOUR)
-
-    return Table(
-        f"soft_ram/3-{size}",
-        f"Table III: whole house numbers, SVHN, {size}×{size}",
-        (
-            *others,
-            _cell(
-                "stn",
-                "Jaderberg et al., spatial transformers",
-                Train(f"soft_ram/table3_stn_{size}", cpu=size * HOUR),
-                stn,
-            ),
-            *readers,
-            Cell("five-layers-forward", "5 layers, forward, single pass", five("forward")),
-            Cell("five-layers-backward", "5 layers, backward, single pass", five("backward")),
-            _cell(
-                "five-layers",
-                "5 layers, both, average",
-                Combine("five-layers-forward", "five-layers-backward", BOTH_AVERAGED),
-                five_layers,
-            ),
-        ),
-        versions=(SSCI,),
-    )
+    return cell(name, title, how, round(100 - accuracy, 2), f"accuracy {accuracy} %")
 
 
 TABLES = (
@@ -128,8 +80,8 @@ TABLES = (
         "soft_ram/1",
         "Table I: one cluttered digit, 100×100; 4 glimpses 12×12",
         (
-            _cell("ram-4", "Mnih et al., 4 glimpses", Same("ram/2b/4-glimpses"), 9.41),
-            _cell("ram-8", "Mnih et al., 8 glimpses", Same("ram/2b/8-glimpses"), 8.11),
+            cell("ram-4", "Mnih et al., 4 glimpses", Same("ram/2b/4-glimpses"), 9.41),
+            cell("ram-8", "Mnih et al., 8 glimpses", Same("ram/2b/8-glimpses"), 8.11),
             *_draw(4, 8, 4.18, *DRAWN, minutes=46),
             Cell("draw-4-longer", "the same, for longer", draw_on("draw-4")),
             Cell("draw-4-longest", "and on", draw_on("draw-4-longer")),
@@ -146,7 +98,7 @@ TABLES = (
                 Train("soft_ram/table1_no_context", (*SMALL, "trainer.epochs=8"), cpu=3 * MINUTE),
                 lesson=True,
             ),
-            _cell(
+            cell(
                 "no-context",
                 "without context",
                 Train("soft_ram/table1_no_context", BLIND, start="small-scenes-no-context", cpu=13 * MINUTE),
@@ -178,7 +130,7 @@ TABLES = (
                 "with context, first run",
                 Train("soft_ram/table1_context", FIRST, start="small-scenes", cpu=4 * MINUTE),
             ),
-            _cell(
+            cell(
                 "context",
                 "with context",
                 Train("soft_ram/table1_context", LONG, start="context-first", cpu=62 * MINUTE),
@@ -235,8 +187,8 @@ TABLES = (
         "soft_ram/2",
         "Table II: two digits, 100×100; 4 glimpses 12×12",
         (
-            _cell("dram-pair", "Ba et al., pair", Same("dram/1/dram"), 5),
-            _cell("dram-sum", "Ba et al., sum", Same("dram/2/dram"), 2.5),
+            cell("dram-pair", "Ba et al., pair", Same("dram/1/dram"), 5),
+            cell("dram-sum", "Ba et al., sum", Same("dram/2/dram"), 2.5),
             lesson(
                 "near",
                 "which digits from left to right, each glimpse by itself; 72×72, close together",
@@ -247,7 +199,7 @@ TABLES = (
             lesson("apart", "the same, 80×80, less close", "near", 5, *APART),
             lesson("far", "the same, the scenes of the pairs", "apart", 5, *FAR),
             lesson("far-longer", "and on", "far", 18, *FAR_LONGER),
-            _cell("pair", "pair", Train("soft_ram/table2_pair", PAIR, start="far-longer", cpu=31 * MINUTE), 4.3),
+            cell("pair", "pair", Train("soft_ram/table2_pair", PAIR, start="far-longer", cpu=31 * MINUTE), 4.3),
             averaged("pair"),
             Cell(
                 "pair-longer",
@@ -330,7 +282,7 @@ TABLES = (
                 "trainer.epochs=4",
             ),
             averaged("pair-conv-mean"),
-            _cell("sum", "sum", Train("soft_ram/table2_sum", SUM, start="pair", cpu=15 * MINUTE), 2.55),
+            cell("sum", "sum", Train("soft_ram/table2_sum", SUM, start="pair", cpu=15 * MINUTE), 2.55),
             averaged("sum"),
             Cell(
                 "sum-40",
@@ -347,23 +299,7 @@ TABLES = (
         ),
         versions=(SSCI,),
     ),
-    _table3(
-        64,
-        (
-            _cell("goodfellow", "Goodfellow et al.", Absent("cited there"), 3.96),
-            _cell("dram", "Ba et al.", Same("dram/3/both-average"), 3.9),
-        ),
-        3.6,
-        _readers(64, 4.5, 4.3, 3.9, 3.65),
-        3.4,
-    ),
-    _table3(
-        128,
-        (_cell("dram", "Ba et al.", Same("dram/4/both"), 4.46),),
-        3.9,
-        _readers(128, 5.5, 5.2, 4.45, 4.35),
-        4.34,
-    ),
+    *TABLE3,
     Table(
         "soft_ram/4",
         "Table IV: 200 kinds of birds, 224×224",

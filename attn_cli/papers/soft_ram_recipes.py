@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from attn_cli.papers.cells import MINUTE, Cell, Evaluate, Train
+from attn_cli.papers.cells import MINUTE, Cell, Evaluate, How, Published, Train
 
+SSCI = "IEEE SSCI 2016"
 AVERAGED = ("mc_samples=10", "repeats=1")
 BOTH, BOTH_AVERAGED = ("rule=average",), ("rule=average", "mc_samples=10")
 TEN_CROPS = ("ten_crops=true",)
@@ -51,6 +52,11 @@ WARPED = (
     "optimizer.attention=0.3",
     "optimizer.weight_decay=0.1",
 )
+
+
+def cell(name: str, title: str, how: How, published: float, note: str = "") -> Cell:
+    """A cell with a number of the paper."""
+    return Cell(name, title, how, (Published(SSCI, published, note),))
 
 
 def averaged(of: str) -> Cell:

@@ -12,8 +12,7 @@ from __future__ import annotations
 
 from attn_cli.papers.cells import MINUTE, Cell, Combine, Evaluate, How, Published, Same, Table, Train
 from attn_cli.papers.dram import ARXIV, AVERAGED, FLIP, FLIP_AVERAGED
-from attn_cli.papers.soft_ram import SSCI
-from attn_cli.papers.soft_ram_recipes import FIVE_LAYERS
+from attn_cli.papers.soft_ram_recipes import FIVE_LAYERS, SSCI
 
 SVHN, SOFT_SVHN = f"SVHN, {ARXIV}", f"SVHN, {SSCI}"
 BOTH, BOTH_AVERAGED = ("rule=average",), ("rule=average", "mc_samples=10")
@@ -226,7 +225,7 @@ TABLES = (
         _soft(
             Train("soft_ram/sequence_forward", cpu=56 * MINUTE),
             Train("soft_ram/sequence_backward", cpu=56 * MINUTE),
-            Train("soft_ram/sequence_stn", cpu=16 * MINUTE),
+            Train("soft_ram/sequence_stn", cpu=13 * MINUTE),
             (
                 Train("soft_ram/sequence_forward", (FIVE_LAYERS,), cpu=67 * MINUTE),
                 Train("soft_ram/sequence_backward", (FIVE_LAYERS,), cpu=67 * MINUTE),
