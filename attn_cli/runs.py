@@ -203,14 +203,15 @@ def all_runs(outputs: str | Path = "outputs") -> list[Run]:
     return sorted(found, key=lambda run: (_started(run), run.name))
 
 
-def latest(outputs: str | Path = "outputs", finished: bool = True) -> Run:
-    """The run that started last (of those that finished); raises Refused where there is none."""
+def latest(outputs: str | Path = "outputs") -> Run:
+    """The run that started last of those that finished; raises Refused where there is none."""
     for run in reversed(all_runs(outputs)):
         with contextlib.suppress(Refused):
-            if not finished or run.status()["status"] == "finished":
+            if run.status()["status"] == "finished":
                 return run
-    kind = "finished run" if finished else "run"
-    raise Refused(f"There is no {kind} in {outputs}: start one with `attn train`, or name a folder with run=FOLDER.")
+    raise Refused(
+        f"There is no finished run in {outputs}: start one with `attn train`, or name a folder with run=FOLDER."
+    )
 
 
 def versions() -> dict[str, str | None]:

@@ -15,17 +15,9 @@ def open_hdf5(path: Path) -> h5py.File:
     return h5py.File(path, "r", locking=False)
 
 
-def read_plain(
-    file: h5py.File,
-    name: str,
-    *,
-    dims: tuple[int, ...],
-    limit: int,
-    dtype: Any = None,
-    contiguous: bool = False,
-) -> np.ndarray:
+def read_plain(file: h5py.File, name: str, *, dims: tuple[int, ...], limit: int) -> np.ndarray:
     """The whole data set `name` of the top level; raises ValueError as `plain` does, before memory is taken."""
-    return plain(file, name, dims=dims, limit=limit, dtype=dtype, contiguous=contiguous)[()]
+    return plain(file, name, dims=dims, limit=limit)[()]
 
 
 def plain(

@@ -31,7 +31,7 @@ PADDLE = 2  # pixels
 STEEPEST = 450  # tenths of a degree from straight down
 UNIT = 1024  # of these a pixel
 
-LEFT, STAY, RIGHT = ACTIONS = (0, 1, 2)
+LEFT, STAY, RIGHT = 0, 1, 2
 
 
 @dataclass(frozen=True)

@@ -70,11 +70,6 @@ class Evaluation:
         mean = sum(column) / len(column)
         return math.sqrt(sum((c - mean) ** 2 for c in column) / (len(column) - 1))
 
-    def standard_error(self, samples: int | None = None) -> float:
-        """Binomial standard error of the error rate over images, in %."""
-        p = self.error(samples) / 100
-        return 100 * math.sqrt(p * (1 - p) / max(self.count, 1))
-
     def interval(self, samples: int | None = None) -> tuple[float, float]:
         """95 % Wilson interval of the error over the images, in %."""
         return wilson(self.error(samples) / 100 * self.count, self.count)

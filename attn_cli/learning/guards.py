@@ -58,7 +58,7 @@ class FiniteGuard(Callback):
 
     On a CPU every step is checked at once. Elsewhere a check makes no host-device sync: flags add up on the device, the
     optimiser skips all steps from the first bad one on (`found_inf`, as gradient scalers use it), and the host reads
-    the flags every `read_every` steps, before validation and before every checkpoint. Clipping is left to the
+    the flags every `read_every` steps, at the end of an epoch and before every checkpoint. Clipping is left to the
     optimiser, too (`grad_scale`): it divides in the pass over the gradients that it makes anyway. Only optimisers with
     fused=True do both.
     """
@@ -67,7 +67,6 @@ class FiniteGuard(Callback):
         """`clip`: largest gradient norm. `deferred`: check without syncs; None: on every device but the CPU."""
         self.clip, self.read_every, self.deferred = clip, read_every, deferred
         self._parameters: list[tuple[str, torch.nn.Parameter]] = []
-        self._loss: Tensor | None = None
         self._flags: Flags | None = None
 
     def watch(self, module: torch.nn.Module) -> None:
@@ -77,13 +76,6 @@ class FiniteGuard(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.watch(pl_module)
-
-    def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
-        self._loss = loss.detach()
-
-    def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Any) -> None:
-        if self._loss is not None:
-            self.check(self._loss, optimizer, trainer.global_step)
 
     def check(self, loss: Tensor, optimizer: torch.optim.Optimizer, step: int) -> None:
         """After backward: raises Refused, at once or when flags are read, if `loss` or a gradient is not finite."""
@@ -132,9 +124,6 @@ class FiniteGuard(Callback):
                 raise refused
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.read()
-
-    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.read()
 
 

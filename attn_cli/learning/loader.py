@@ -1,9 +1,9 @@
-"""What Lightning iterates over: batches as pure functions of (seed, epoch, step), and fixed scenes in chunks."""
+"""What Lightning iterates over: batches as pure functions of (seed, epoch, step)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -16,10 +16,6 @@ class TrainingData(Protocol):
     def steps_per_epoch(self, batch_size: int) -> int: ...
 
     def train_batch(self, seed: int, epoch: int, step: int, batch_size: int) -> tuple[Tensor, Tensor]: ...
-
-
-class FixedData(Protocol):
-    def fixed(self, split: Literal["validation", "test"]) -> tuple[Tensor, Tensor]: ...
 
 
 class EpochBatches:
@@ -78,18 +74,3 @@ class EpochBatches:
         if type(position) is not int or position < 0:
             raise Refused(f"The checkpoint has the impossible position {position!r} in the training batches.")
         self.position = position
-
-
-class FixedBatches:
-    """Fixed scenes in order: (images, labels, index of the first image); the last chunk may be shorter."""
-
-    def __init__(self, data: FixedData, split: Literal["validation", "test"], batch_size: int):
-        self.images, self.labels = data.fixed(split)
-        self.batch_size = batch_size
-
-    def __len__(self) -> int:
-        return -(-len(self.images) // self.batch_size)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, int]]:
-        for first in range(0, len(self.images), self.batch_size):
-            yield self.images[first : first + self.batch_size], self.labels[first : first + self.batch_size], first

@@ -13,9 +13,9 @@ from attn_cli.config.schema import Optimizer
 def build(config: Optimizer, groups: list[dict[str, Any]], total_steps: int, steps_per_epoch: int) -> tuple[Any, Any]:
     """The optimiser and a scheduler that is stepped once per training step. Each of `groups` has `params` and its `lr`.
 
-    `adam_onecycle`: Adam (decoupled weight decay), linear-cosine warm-up over a share `warmup` of the steps,
-    cosine to zero. `adam`: the same without, `sgd`: with momentum (RAM, section 4.1: 0.9); the rates of both are
-    multiplied by `decay` after each epoch.
+    `adam_onecycle`: Adam (decoupled weight decay), half a cosine up from lr/25 over a share `warmup` of the steps,
+    half a cosine down to zero. `adam`: the same without, `sgd`: with momentum (RAM, section 4.1: 0.9); the rates of
+    both are multiplied by `decay` after each epoch.
     """
     if config.name == "sgd":
         optimiser: torch.optim.Optimizer = torch.optim.SGD(

@@ -23,7 +23,7 @@ Choices that the papers leave open:
  8. The one convolution of Mnih et al. has 8 filters in the captions and 16 in the text. With 8 the network has as many
     parameters as RAM, which the paper says it has; 16 is an experiment of its own.
  9. The experiments train with Adam whose rate rises and falls to nothing in one cycle; the papers have stochastic
-    gradient descent with momentum.
+    gradient descent with momentum. The norm of the gradient is clipped at 5, of which the papers do not speak.
 
 Legend: B images, M paths (1 by nature), R = M·B rows, S targets, K classes, C channels, H, W.
 """

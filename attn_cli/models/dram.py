@@ -26,7 +26,9 @@ Departures from the paper, and choices that it leaves open:
 10. Dropout, which the paper places "between the hidden layers", falls on g, and on r⁽¹⁾ where the upper LSTM and the
     classification network read it.
 11. The experiments train with Adam whose rate rises and falls to nothing in one cycle; the paper has Nesterov momentum
-    and a rate of 0.01 that falls by 3 % an epoch (section 8.1).
+    and a rate of 0.01 that falls by 3 % an epoch (section 8.1). The norm of the gradient is clipped at 5, of which the
+    paper does not speak. The lessons before the readers of two digits, and more of how those are trained, are in
+    papers/dram.py.
 
 Legend: B images, M samples (paths) per image, R = M·B rows, N glimpses per target, S targets, K classes, D hidden,
 F features of a fully-connected layer, k scales, C channels, g width, c coarse width.

@@ -27,7 +27,8 @@ Departures from the paper, and choices that it leaves open:
 11. Of a video, glimpse n sees frame n alone, and the answer follows the last one (section 5: "video classification").
 12. Outside the image the retina reads what the data set calls empty. Its patches lie around whole pixels.
 13. The experiments train with Adam whose rate rises and falls to nothing in one cycle; the paper has stochastic
-    gradient descent with a momentum of 0.9 (section 4.1).
+    gradient descent with a momentum of 0.9 (section 4.1). The norm of the gradient is clipped at 5, for Catch at 1, of
+    which the paper does not speak.
 
 Legend: B images, M samples (paths) per image, R = M·B rows, N glimpses, K classes, D hidden, k scales, C channels,
 g width.

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 ERROR = "test error in %"
 MINUTE, HOUR = 60.0, 3600.0
+AVERAGED = ("mc_samples=10", "repeats=1")  # of `Evaluate`
+BOTH, BOTH_AVERAGED = ("rule=average",), ("rule=average", "mc_samples=10")  # of `Combine`
 
 
 @dataclass(frozen=True)

@@ -108,7 +108,7 @@ class Section:
     body: str
 
 
-def sections(text: str, where: Path = RESULTS) -> dict[str, Section]:
+def sections(text: str) -> dict[str, Section]:
     """Raises Refused for markers that do not pair."""
     found: dict[str, Section] = {}
     begun: tuple[int, str, str | None] | None = None
@@ -117,10 +117,10 @@ def sections(text: str, where: Path = RESULTS) -> dict[str, Section]:
         begin, end = _BEGIN.fullmatch(line.strip()), _END.fullmatch(line.strip())
         if begin and (begun or begin[1] in found):
             raise Refused(
-                f"{where}, line {number + 1}: {begin[1]} begins inside another table or twice: mend the markers."
+                f"{RESULTS}, line {number + 1}: {begin[1]} begins inside another table or twice: mend the markers."
             )
         if end and (begun is None or begun[1] != end[1]):
-            raise Refused(f"{where}, line {number + 1}: {end[1]} ends and has not begun: mend the markers.")
+            raise Refused(f"{RESULTS}, line {number + 1}: {end[1]} ends and has not begun: mend the markers.")
         if begin:
             find_table(begin[1])
             begun = number, begin[1], begin[2]
@@ -129,7 +129,7 @@ def sections(text: str, where: Path = RESULTS) -> dict[str, Section]:
             found[name] = Section(name, digest, first, number, "".join(lines[first + 1 : number]))
             begun = None
     if begun:
-        raise Refused(f"{where}, line {begun[0] + 1}: {begun[1]} begins and never ends: mend the markers.")
+        raise Refused(f"{RESULTS}, line {begun[0] + 1}: {begun[1]} begins and never ends: mend the markers.")
     return found
 
 

@@ -7,7 +7,9 @@
    evaluated on ten crops.
 5. The readers of Tables I and II, and DRAW, learn where to look in small scenes first, those of Table II with ordered
    digits, where each glimpse answers by itself, so that each digit gets two of them. Then they go on with a lower rate
-   for what chooses where to look, and Soft RAM with half the noise; RESULTS.md tells why.
+   for what chooses where to look, and Soft RAM with half the noise; RESULTS.md tells why. The measured rows of Table II
+   have absolute centres without a limit on the region: relative centres and the repulsion of eq. 5, with which the
+   paper reads pairs, are in lessons alone.
 6. Warped training digits (`data.warp`) are ours, and so are the sizes of the image that the context network sees, 24×24
    and 40×40 pixels: the paper tells none. The convolutional glimpse network for MNIST is ours, too: the paper has it
    for house numbers. Readers trained on warped digits have a weight decay of 0.1, of which the paper does not speak.

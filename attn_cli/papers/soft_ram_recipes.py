@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from attn_cli.papers.cells import MINUTE, Cell, Evaluate, How, Published, Train
+from attn_cli.papers.cells import AVERAGED, MINUTE, Cell, Evaluate, How, Published, Train
 
 SSCI = "IEEE SSCI 2016"
-AVERAGED = ("mc_samples=10", "repeats=1")
-BOTH, BOTH_AVERAGED = ("rule=average",), ("rule=average", "mc_samples=10")
 TEN_CROPS = ("ten_crops=true",)
 EVERY = ("model.answers=every", "model.noise=0.05")
 FIRST = (*EVERY, "optimizer.attention=0.2", "trainer.epochs=8")

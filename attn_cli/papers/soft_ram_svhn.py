@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
-from attn_cli.papers.cells import HOUR, Absent, Cell, Combine, Evaluate, Same, Table, Train
-from attn_cli.papers.soft_ram_recipes import AVERAGED, BOTH, BOTH_AVERAGED, FIVE_LAYERS, SSCI, cell
+from attn_cli.papers.cells import (
+    AVERAGED,
+    BOTH,
+    BOTH_AVERAGED,
+    HOUR,
+    Absent,
+    Cell,
+    Combine,
+    Evaluate,
+    Same,
+    Table,
+    Train,
+)
+from attn_cli.papers.soft_ram_recipes import FIVE_LAYERS, SSCI, cell
 
 
 def _readers(size: int, forward: float, averaged: float, both: float, both_averaged: float) -> tuple[Cell, ...]:

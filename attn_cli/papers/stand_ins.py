@@ -10,12 +10,24 @@ beside the numbers published for SVHN.
 
 from __future__ import annotations
 
-from attn_cli.papers.cells import MINUTE, Cell, Combine, Evaluate, How, Published, Same, Table, Train
-from attn_cli.papers.dram import ARXIV, AVERAGED, FLIP, FLIP_AVERAGED
+from attn_cli.papers.cells import (
+    AVERAGED,
+    BOTH,
+    BOTH_AVERAGED,
+    MINUTE,
+    Cell,
+    Combine,
+    Evaluate,
+    How,
+    Published,
+    Same,
+    Table,
+    Train,
+)
+from attn_cli.papers.dram import ARXIV, FLIP, FLIP_AVERAGED
 from attn_cli.papers.soft_ram_recipes import FIVE_LAYERS, SSCI
 
 SVHN, SOFT_SVHN = f"SVHN, {ARXIV}", f"SVHN, {SSCI}"
-BOTH, BOTH_AVERAGED = ("rule=average",), ("rule=average", "mc_samples=10")
 PAINTED = ("data=house_numbers", "model.samples=2", "model.reward=probability", "trainer.epochs=15")
 SOFT_PAINTED = ("data=house_numbers", "trainer.epochs=15")
 PAINTED_110 = (

@@ -42,10 +42,9 @@ def glimpse_animation(
     label: Any,
     class_names: Sequence[str],
     path: Path | str,
-    sample: int = 0,
 ) -> Path:
-    """One frame per glimpse of `image` (C, H, W) uint8, which is image `index` of the recorded trace; or of the video
-    (N, C, H, W), whose frames change with the glimpses.
+    """One frame per glimpse of the first path through `image` (C, H, W) uint8, which is image `index` of the recorded
+    trace; or of the video (N, C, H, W), whose frames change with the glimpses.
 
     Each frame shows the image with the sensor boxes and the path so far (green while the prediction is right, red while
     it is wrong), the composed glimpse, and the probabilities after it with the truth marked. Beyond 12 classes: those
@@ -54,7 +53,7 @@ def glimpse_animation(
     Writes a GIF that loops and returns its path.
     Errors: `ValueError` if the trace was not recorded.
     """
-    scene, locations = _scene(image, trace, index, label, class_names, sample)
+    scene, locations = _scene(image, trace, index, label, class_names)
     pace = FRAME_MS if image.dim() == 4 else GLIMPSE_MS
     return _write_gif(scene.frames(locations), _palette([scene]), image.shape[-3] == 1, path, pace)
 
@@ -65,12 +64,11 @@ def readers_animation(
     index: int,
     class_names: Sequence[str],
     path: Path | str,
-    sample: int = 0,
 ) -> Path:
     """Several readers of one image side by side, each as `glimpse_animation` draws it; `readers` has by heading the
     recorded trace and the label in that reader's order. Who ends first waits for the others.
     """
-    scenes = [_scene(image, trace, index, label, class_names, sample) for trace, label in readers.values()]
+    scenes = [_scene(image, trace, index, label, class_names) for trace, label in readers.values()]
     films = [scene.frames(locations) for scene, locations in scenes]
     pages = []
     for t in range(max(map(len, films))):
@@ -81,12 +79,12 @@ def readers_animation(
 
 
 def _scene(
-    image: Tensor, trace: Trace, index: int, label: Any, class_names: Sequence[str], sample: int
+    image: Tensor, trace: Trace, index: int, label: Any, class_names: Sequence[str]
 ) -> tuple[_Scene, np.ndarray]:
     """What is drawn of one reader, and the locations (N, 2) of the glimpses that it used."""
     fields = drawing.recorded(trace, "locations", "patches", "boxes", "step_logits")
-    locations, patches, boxes, logits = (values[sample, index] for values in fields)
-    answer = drawing.answer(drawing.array(trace.logits)[sample, index], label, drawing.used(trace, sample, index))
+    locations, patches, boxes, logits = (values[0, index] for values in fields)
+    answer = drawing.answer(drawing.array(trace.logits)[0, index], label, drawing.used(trace, index))
     pace, truths, titles, names = len(locations), [*answer.truth], [""] * len(locations), list(class_names)
     if trace.logits.dim() == 4:
         end = logits.shape[-1] - 1
@@ -96,7 +94,7 @@ def _scene(
     locations, patches, boxes, logits = (v[: answer.glimpses] for v in (locations, patches, boxes, logits))
     per_glimpse = [truths[t // pace] for t in range(answer.glimpses)]
     chances = drawing.probabilities(logits)
-    sigmas = None if trace.sigmas is None else drawing.array(trace.sigmas)[sample, index]
+    sigmas = None if trace.sigmas is None else drawing.array(trace.sigmas)[0, index]
     everywhere = trace.masks is not None
     scene = _Scene.of(drawing.array(image), patches, boxes, chances, per_glimpse, titles, names, sigmas, everywhere)
     return scene, locations

@@ -102,9 +102,9 @@ def answer(logits: np.ndarray, truth: Any, glimpses: int) -> Answer:
     return Answer(said, [int(label) for label in truth if 0 <= label != end], chance, used * glimpses // targets)
 
 
-def used(trace: Any, sample: int, index: int) -> int:
-    """Glimpses of a path until its answer: all of them, or what a model that stops by itself used."""
-    return trace.locations.shape[2] if trace.glimpses is None else int(trace.glimpses[sample, index])
+def used(trace: Any, index: int) -> int:
+    """Glimpses of the first path until its answer: all of them, or what a model that stops by itself used."""
+    return trace.locations.shape[2] if trace.glimpses is None else int(trace.glimpses[0, index])
 
 
 def to_image(pixels: np.ndarray) -> Image.Image:

@@ -28,14 +28,14 @@ COLUMNS = 4  # games in a row of the sheet
 OUTSIDE: Colour = (90, 96, 106)  # behind the part of the retina that reaches out of the screen
 
 
-def game_animation(trace: Trace, index: int, actions: Sequence[str], path: Path | str, sample: int = 0) -> Path:
+def game_animation(trace: Trace, index: int, actions: Sequence[str], path: Path | str) -> Path:
     """Game `index` of the recorded trace, frame by frame: the screen with the patches of the retina, finest yellow,
     what the retina delivers, and the probabilities of the `actions`, the one that was taken marked. The last page is
     the screen on which the game ended. Writes a GIF that loops and returns its path.
     Errors: `ValueError` if the trace was not recorded or is of no game.
     """
     fields = drawing.recorded(trace, "screens", "patches", "boxes", "step_logits", "actions", "rewards")
-    screens, patches, boxes, logits, taken, rewards = (values[sample, index] for values in fields)
+    screens, patches, boxes, logits, taken, rewards = (values[0, index] for values in fields)
     chances = drawing.probabilities(logits)
     height, width = screens.shape[-2:]
     zoom = drawing.zoom_to(height, width, SIDE)
@@ -74,13 +74,13 @@ def game_animation(trace: Trace, index: int, actions: Sequence[str], path: Path 
     return write_atomically(path, buffer.getvalue())
 
 
-def games_figure(trace: Trace, path: Path | str, sample: int = 0) -> Path:
+def games_figure(trace: Trace, path: Path | str) -> Path:
     """All games of a recorded trace on one sheet: every place where something was lit, and the path of the gaze, green
     where the ball was caught, red where it was missed. Writes a PNG and returns its path.
     Errors: `ValueError` if the trace was not recorded or is of no game.
     """
     fields = drawing.recorded(trace, "screens", "locations", "rewards")
-    screens, locations, rewards = (values[sample] for values in fields)
+    screens, locations, rewards = (values[0] for values in fields)
     height, width = screens.shape[-2:]
     zoom = drawing.zoom_to(height, width, SIDE)
     columns = min(COLUMNS, len(screens))

@@ -37,9 +37,8 @@ def glimpse_path_figure(
     labels: Tensor | Sequence[Any],
     class_names: Sequence[str],
     path: Path | str,
-    sample: int = 0,
 ) -> Path:
-    """One row per image: the image with path `sample` over it (green: right, red: wrong), then its N glimpses.
+    """One row per image: the image with the first path over it (green: right, red: wrong), then its N glimpses.
 
     images (B, C, H, W) uint8, labels (B,) or of sequences (B, S), trace recorded, all of the same B images. Of a
     sequence the glimpses up to the end that was read are drawn, and on the last one of each target what was read
@@ -47,7 +46,7 @@ def glimpse_path_figure(
     the filters are wide; of masks no path. Writes a PNG and returns its path.
     Errors: `ValueError` if the trace was not recorded or is of other images.
     """
-    return _write_png(_page(images, trace, labels, class_names, sample), path)
+    return _write_png(_page(images, trace, labels, class_names), path)
 
 
 def readers_figure(
@@ -55,12 +54,11 @@ def readers_figure(
     readers: Mapping[str, tuple[Trace, Any]],
     class_names: Sequence[str],
     path: Path | str,
-    sample: int = 0,
 ) -> Path:
     """Several readers of the same images side by side, each as `glimpse_path_figure` draws it; `readers` has by heading
     the recorded trace and the labels in that reader's order.
     """
-    pages = {name: _page(images, *reader, class_names, sample) for name, reader in readers.items()}
+    pages = {name: _page(images, *reader, class_names) for name, reader in readers.items()}
     return _write_png(drawing.side_by_side(pages), path)
 
 
@@ -70,19 +68,17 @@ def _write_png(page: Image.Image, path: Path | str) -> Path:
     return write_atomically(path, buffer.getvalue())
 
 
-def _page(
-    images: Tensor, trace: Trace, labels: Tensor | Sequence[Any], class_names: Sequence[str], sample: int
-) -> Image.Image:
+def _page(images: Tensor, trace: Trace, labels: Tensor | Sequence[Any], class_names: Sequence[str]) -> Image.Image:
     pixels, truths = drawing.array(images), drawing.array(labels)
-    locations, patches = (values[sample] for values in drawing.recorded(trace, "locations", "patches"))
-    logits = drawing.array(trace.logits)[sample]
+    locations, patches = (values[0] for values in drawing.recorded(trace, "locations", "patches"))
+    logits = drawing.array(trace.logits)[0]
     if not len(pixels) == len(truths) == len(locations) or not len(pixels):
         raise ValueError(
             f"{len(pixels)} images, {len(truths)} labels and the paths of {len(locations)} images do not match."
         )
 
     count, _, height, width = pixels.shape
-    answers = [drawing.answer(logits[b], truths[b], drawing.used(trace, sample, b)) for b in range(count)]
+    answers = [drawing.answer(logits[b], truths[b], drawing.used(trace, b)) for b in range(count)]
     glimpses = max(answer.glimpses for answer in answers)
     pace = patches.shape[1] // (logits.shape[1] if logits.ndim == 3 else 1)  # glimpses for one target
     zoom = drawing.zoom_to(height, width, SIDE)
@@ -113,9 +109,9 @@ def _page(
         y = caption_y + CAPTION
         picture = drawing.enlarge(drawing.to_image(pixels[b].transpose(1, 2, 0)), zoom)
         if regions:
-            boxes = drawing.recorded(trace, "boxes")[0][sample, b]
+            boxes = drawing.recorded(trace, "boxes")[0][0, b]
             for t in range(answer.glimpses):
-                line = 2 if trace.sigmas is None else drawing.thickness(trace.sigmas[sample, b, t].item(), zoom)
+                line = 2 if trace.sigmas is None else drawing.thickness(trace.sigmas[0, b, t].item(), zoom)
                 drawing.draw_region(picture, boxes[t, 0] * zoom, SENSOR[t % len(SENSOR)], line)
         drawing.place(page, picture, column[0], y)
         for t in range(answer.glimpses):

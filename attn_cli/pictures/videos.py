@@ -28,10 +28,8 @@ SIDE = 120  # a frame, nearly, in pixels of the page
 BETWEEN = 8  # frames
 
 
-def strips_figure(
-    videos: Tensor, trace: Trace, labels: Tensor, class_names: Sequence[str], path: Path | str, sample: int = 0
-) -> Path:
-    """One strip per video: at most ten of the frames that path `sample` used, evenly spread, with the patches of the
+def strips_figure(videos: Tensor, trace: Trace, labels: Tensor, class_names: Sequence[str], path: Path | str) -> Path:
+    """One strip per video: at most ten of the frames that the first path used, evenly spread, with the patches of the
     retina or the region of the grid, finest yellow, and the centre of the gaze, green where the answer is right, red
     where it is wrong; under each frame the glimpse.
 
@@ -40,9 +38,9 @@ def strips_figure(
     Errors: `ValueError` if the trace was not recorded.
     """
     fields = drawing.recorded(trace, "locations", "patches", "boxes", "logits")
-    locations, patches, boxes, logits = (values[sample] for values in fields)
+    locations, patches, boxes, logits = (values[0] for values in fields)
     pixels, truths = drawing.array(videos), drawing.array(labels)
-    answers = [drawing.answer(logits[b], truths[b], drawing.used(trace, sample, b)) for b in range(len(pixels))]
+    answers = [drawing.answer(logits[b], truths[b], drawing.used(trace, b)) for b in range(len(pixels))]
     count, (height, width) = min(MOST, max(answer.glimpses for answer in answers)), pixels.shape[-2:]
     zoom = drawing.zoom_to(height, width, SIDE)
     across, down = round(width * zoom), round(height * zoom)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from statistics import stdev
 
 import pytest
@@ -79,7 +80,15 @@ def test_neither_batch_size_nor_number_of_samples_changes_a_path(model, images):
     assert [row[:2] for row in many.errors] == few.errors
 
 
-def test_mean_policy_differs_over_seeds_only_by_the_first_location(model, images):
+def test_every_seed_repeat_and_path_has_noise_of_its_own():
+    keys = [(5, 1, 2), (6, 1, 2), (5, 2, 2), (5, 1, 3), (5, 2, 1)]
+    draws = [evaluation_noise(*key, 37, 3) for key in keys]
+    assert all(draw.equal(evaluation_noise(*key, 37, 3)) for key, draw in zip(keys, draws, strict=True))
+    for one, other in itertools.combinations(draws, 2):
+        assert abs(torch.corrcoef(torch.stack((one.flatten(), other.flatten())))[0, 1]) < 0.3
+
+
+def test_the_same_seed_measures_the_same(model, images):
     once = evaluate(model, images, LABELS, repeats=3, seed=1)
     again = evaluate(model, images, LABELS, repeats=3, seed=1)
     assert once == again

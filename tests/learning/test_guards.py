@@ -56,12 +56,18 @@ class Learner(pl.LightningModule):
         self.spoil, self.errors = spoil, errors
         self.score: float | None = None
         self.weights: list[Tensor] = []  # before each step
+        self.finite = FiniteGuard()
 
     def training_step(self, batch: tuple[Tensor, Tensor, int, int], batch_idx: int) -> Tensor:
         points, labels, _, step = batch
         self.weights.append(torch.cat([p.detach().flatten() for p in self.parameters()]).clone())
         loss = nn.functional.cross_entropy(self.second(torch.tanh(self.first(points))), labels)
-        return self.spoil(self, loss, step) if self.spoil else loss
+        loss = self.spoil(self, loss, step) if self.spoil else loss
+        self.loss = loss.detach()
+        return loss
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        self.finite.check(self.loss, optimizer, self.global_step)
 
     def on_train_epoch_end(self) -> None:
         if self.current_epoch < len(self.errors):
@@ -76,6 +82,7 @@ def fit(
 ) -> Checkpoints:
     torch.set_num_threads(1)
     folder.mkdir(exist_ok=True)
+    learner.finite = finite or FiniteGuard()
     checkpoints = Checkpoints(folder, 1, seconds, finite)
     trainer = pl.Trainer(
         accelerator="cpu",
@@ -84,7 +91,7 @@ def fit(
         enable_progress_bar=False,
         enable_model_summary=False,
         default_root_dir=folder,
-        callbacks=[finite or FiniteGuard(), checkpoints],
+        callbacks=[learner.finite, checkpoints],
         plugins=[VerifiedCheckpointIO(learner)],
     )
     trainer.fit(learner, EpochBatches(Points(), 0, 4))
@@ -219,7 +226,7 @@ def go_on(folder: Path, errors: tuple[float, ...]) -> Checkpoints:
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        callbacks=[checkpoints],
+        callbacks=[learner.finite, checkpoints],
         plugins=[VerifiedCheckpointIO(learner)],
     )
     trainer.fit(learner, EpochBatches(Points(), 0, 4), ckpt_path=str(folder / "last.ckpt"))
@@ -263,7 +270,7 @@ def test_epochs_of_one_step_are_saved_as_often_as_asked_for(tmp_path: Path) -> N
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        callbacks=[Checkpoints(tmp_path, every=1000, seconds=1e-9)],
+        callbacks=[learner.finite, Checkpoints(tmp_path, every=1000, seconds=1e-9)],
         plugins=[VerifiedCheckpointIO(learner)],
     )
     with pytest.raises(RuntimeError, match="boom"):

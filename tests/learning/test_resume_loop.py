@@ -29,11 +29,10 @@ from torch import Tensor, nn
 from attn_cli.errors import Refused
 from attn_cli.learning.checkpoints import VerifiedCheckpointIO, load, newest_valid, save
 from attn_cli.learning.guards import Checkpoints, FiniteGuard, SignalGuard, Stopped
-from attn_cli.learning.loader import EpochBatches, FixedBatches
+from attn_cli.learning.loader import EpochBatches
 
 STEPS, EPOCHS, BATCH = 5, 3, 4
 EVERY_STEP = 1e-9  # seconds between checkpoints
-MODES = ("automatic", "manual")
 
 logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
 warnings.filterwarnings("ignore", module="pytorch_lightning")
@@ -50,33 +49,30 @@ class Points:
         points = torch.randn(batch_size, 2, generator=generator)
         return points, (points.sum(1) > 0).long()
 
-    def fixed(self, split: str) -> tuple[Tensor, Tensor]:
+    def validation(self) -> tuple[Tensor, Tensor]:
         return self.train_batch(-1, 0, 0, 10)
 
 
 class Learner(pl.LightningModule):
-    """A linear model, Adam, one-cycle per step. `at` maps (place, global step) to what shall happen there."""
+    """A linear model, Adam, one-cycle per step; steps and validation are made by hand, as the real learner makes them.
+    `at` maps (place, global step) to what shall happen there.
+    """
 
-    def __init__(self, mode: str, at: dict[tuple[str, int], Any], seen: list[Any]):
+    def __init__(self, at: dict[tuple[str, int], Any], seen: list[Any], validate_every: int, finite: FiniteGuard):
         super().__init__()
-        self.automatic_optimization = mode == "automatic"
+        self.automatic_optimization = False
         self.model = nn.Linear(2, 2)
-        self.at, self.seen = at, seen
-        self.by_hand = False
-        self.finite: Any = None
+        self.at, self.seen, self.validate_every, self.finite = at, seen, validate_every, finite
         self.score: float | None = None
 
     def happen(self, place: str) -> None:
         self.at.pop((place, self.trainer.global_step), lambda: None)()
 
-    def training_step(self, batch: tuple[Tensor, Tensor, int, int], batch_idx: int) -> Tensor | None:
+    def training_step(self, batch: tuple[Tensor, Tensor, int, int], batch_idx: int) -> None:
         points, labels, epoch, step = batch
         self.seen.append((epoch, step, batch_idx, self.trainer.global_step))
         noise = torch.randn(points.shape) + random.gauss(0, 1) + float(numpy.random.standard_normal())
         loss = nn.functional.cross_entropy(self.model(points + 0.1 * noise), labels)
-        if self.automatic_optimization:
-            self.happen("step")
-            return loss
         optimiser: Any = self.optimizers(use_pl_optimizer=False)
         optimiser.zero_grad()
         self.manual_backward(loss)
@@ -88,25 +84,13 @@ class Learner(pl.LightningModule):
         done = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
         done.increment_ready()
         done.increment_completed()
-        return None
-
-    def on_validation_epoch_start(self) -> None:
-        self.wrong = 0
-
-    def validation_step(self, batch: tuple[Tensor, Tensor, int], batch_idx: int) -> None:
-        points, labels, _ = batch
-        self.wrong += int((self.model(points).argmax(1) != labels).sum())
-        self.happen("validation")
-
-    def on_validation_epoch_end(self) -> None:
-        self.score = 10.0 * self.wrong
-        self.seen.append(("validation", self.trainer.global_step, self.score))
 
     def on_train_epoch_end(self) -> None:
-        if self.by_hand:  # the other way to validate: by hand, outside Lightning's loop
-            self.on_validation_epoch_start()
-            self.validation_step((*Points().fixed("validation"), 0), 0)
-            self.on_validation_epoch_end()
+        if (self.current_epoch + 1) % self.validate_every == 0:
+            points, labels = Points().validation()
+            self.score = 10.0 * int((self.model(points).argmax(1) != labels).sum())
+            self.happen("validation")
+            self.seen.append(("validation", self.trainer.global_step, self.score))
         self.happen("epoch end")
 
     def transfer_batch_to_device(self, batch: Any, device: Any, dataloader_idx: int) -> Any:
@@ -120,25 +104,21 @@ class Learner(pl.LightningModule):
 
 def train(
     folder: Path,
-    mode: str = "automatic",
     at: dict[tuple[str, int], Any] | None = None,
     resume: bool = False,
     seconds: float | None = None,
     every: int = 1,
     validate_every: int = 1,
-    by_hand: bool = False,
 ) -> list[Any]:
     """One attempt as `attn train` makes it; returns the batches and validations that it saw."""
     torch.set_num_threads(1)
     for draw in (torch.manual_seed, random.seed, numpy.random.seed):  # a resumed process starts with other states
         draw(99 if resume else 1)
     seen: list[Any] = []
-    learner = Learner(mode, at or {}, seen)
-    learner.by_hand = by_hand
-    learner.finite = finite = FiniteGuard(clip=1.0)
+    finite = FiniteGuard(clip=1.0)
+    learner = Learner(at or {}, seen, validate_every, finite)
     checkpoints = Checkpoints(folder / "checkpoints", every, seconds, finite)
     checkpoints.folder.mkdir(exist_ok=True)
-    data = Points()
     with SignalGuard(checkpoints) as guard:
         trainer = pl.Trainer(
             accelerator="cpu",
@@ -146,32 +126,23 @@ def train(
             logger=False,
             enable_progress_bar=False,
             enable_model_summary=False,
-            num_sanity_val_steps=0,
-            check_val_every_n_epoch=validate_every,
             default_root_dir=folder,
             callbacks=[finite, checkpoints, guard],
             plugins=[VerifiedCheckpointIO(learner)],
         )
         path = str(newest_valid(checkpoints.folder, log=lambda line: seen.append(line))) if resume else None
-        batches = EpochBatches(data, 0, BATCH)
-        fixed = None if by_hand else FixedBatches(data, "validation", 4)
         try:
-            trainer.fit(learner, batches, fixed, ckpt_path=path)
+            trainer.fit(learner, EpochBatches(Points(), 0, BATCH), ckpt_path=path)
         except Stopped as stopped:
             seen.append(stopped)
     return seen
 
 
-@pytest.fixture(scope="module", params=MODES)
-def mode(request) -> str:
-    return request.param
-
-
 @pytest.fixture(scope="module")
-def whole(mode: str, tmp_path_factory) -> tuple[list[Any], dict[str, Any]]:
+def whole(tmp_path_factory) -> tuple[list[Any], dict[str, Any]]:
     """What an uninterrupted run sees, and its last checkpoint."""
     folder = tmp_path_factory.mktemp("whole")
-    seen = train(folder, mode)
+    seen = train(folder)
     return seen, load(folder / "checkpoints" / "last.ckpt")
 
 
@@ -212,56 +183,50 @@ def test_uninterrupted_run_sees_each_batch_and_validation_once(whole) -> None:
 
 
 @pytest.mark.parametrize("step", range(STEPS * EPOCHS))
-def test_stopped_in_any_step_and_resumed(tmp_path: Path, mode: str, whole, step: int) -> None:
-    seen = train(tmp_path, mode, {("step", step): send(signal.SIGTERM)})
+def test_stopped_in_any_step_and_resumed(tmp_path: Path, whole, step: int) -> None:
+    seen = train(tmp_path, {("step", step): send(signal.SIGTERM)})
     assert isinstance(seen[-1], Stopped)
     # The step was finished, and after an epoch's last one also the validation; nothing began after that.
     expected = whole[0].index((step // STEPS, step, step % STEPS, step)) + 1 + (step % STEPS == STEPS - 1)
     assert seen[:-1] == whole[0][:expected]
-    assert_same_end(tmp_path, whole, seen + train(tmp_path, mode, resume=True))
+    assert_same_end(tmp_path, whole, seen + train(tmp_path, resume=True))
 
 
 @pytest.mark.parametrize("place", ["validation", "epoch end"])
 @pytest.mark.parametrize("epoch", range(1, EPOCHS + 1))
-def test_stopped_in_validation_or_at_an_epochs_end(tmp_path: Path, mode: str, whole, place: str, epoch: int) -> None:
-    seen = train(tmp_path, mode, {(place, epoch * STEPS): send(signal.SIGINT)})
+def test_stopped_in_validation_or_at_an_epochs_end(tmp_path: Path, whole, place: str, epoch: int) -> None:
+    seen = train(tmp_path, {(place, epoch * STEPS): send(signal.SIGINT)})
     assert isinstance(seen[-1], Stopped) and seen[-2][:2] == ("validation", epoch * STEPS)
-    assert_same_end(tmp_path, whole, seen + train(tmp_path, mode, resume=True))
+    assert_same_end(tmp_path, whole, seen + train(tmp_path, resume=True))
 
 
-@pytest.mark.parametrize("by_hand", [False, True])
-def test_stopped_after_every_single_step(tmp_path: Path, mode: str, whole, by_hand: bool) -> None:
-    if by_hand:
-        (tmp_path / "whole").mkdir()
-        seen = train(tmp_path / "whole", mode, by_hand=True)
-        assert seen == whole[0]
-        whole = seen, load(tmp_path / "whole" / "checkpoints" / "last.ckpt")
-    seen = train(tmp_path, mode, {("step", 0): send(signal.SIGTERM)}, by_hand=by_hand)
+def test_stopped_after_every_single_step(tmp_path: Path, whole) -> None:
+    seen = train(tmp_path, {("step", 0): send(signal.SIGTERM)})
     for step in range(1, STEPS * EPOCHS):
-        seen += train(tmp_path, mode, {("step", step): send(signal.SIGTERM)}, resume=True, by_hand=by_hand)
+        seen += train(tmp_path, {("step", step): send(signal.SIGTERM)}, resume=True)
     assert_same_end(tmp_path, whole, seen)
 
 
-def test_finished_run_resumes_to_nothing(tmp_path: Path, mode: str, whole) -> None:
-    seen = train(tmp_path, mode)
-    assert_same_end(tmp_path, whole, seen + train(tmp_path, mode, resume=True))
+def test_finished_run_resumes_to_nothing(tmp_path: Path, whole) -> None:
+    seen = train(tmp_path)
+    assert_same_end(tmp_path, whole, seen + train(tmp_path, resume=True))
 
 
 @pytest.mark.parametrize("seconds, back_to", [(None, STEPS), (EVERY_STEP, 8)])
 def test_exception_inside_a_step_leaves_no_checkpoint_of_it(
-    tmp_path: Path, mode: str, whole, seconds: float | None, back_to: int
+    tmp_path: Path, whole, seconds: float | None, back_to: int
 ) -> None:
     with pytest.raises(RuntimeError, match="boom"):
-        train(tmp_path, mode, {("step", 8): boom}, seconds=seconds)
+        train(tmp_path, {("step", 8): boom}, seconds=seconds)
     for path in (tmp_path / "checkpoints").glob("*.ckpt"):
         assert load(path)["global_step"] <= back_to
     assert load(newest_valid(tmp_path / "checkpoints"))["global_step"] == back_to
-    seen = whole[0][: back_to + 1] + train(tmp_path, mode, resume=True)
+    seen = whole[0][: back_to + 1] + train(tmp_path, resume=True)
     assert_same_end(tmp_path, whole, seen)
 
 
-def test_checkpoints_every_second_epoch_and_rare_validation(tmp_path: Path, mode: str) -> None:
-    expected = train(tmp_path, mode, every=2, validate_every=2)
+def test_checkpoints_every_second_epoch_and_rare_validation(tmp_path: Path) -> None:
+    expected = train(tmp_path, every=2, validate_every=2)
     assert [s[1] for s in expected if s[0] == "validation"] == [2 * STEPS]
     end = load(tmp_path / "checkpoints" / "last.ckpt")
     assert end["global_step"] == 3 * STEPS  # the last epoch is always saved
@@ -269,20 +234,20 @@ def test_checkpoints_every_second_epoch_and_rare_validation(tmp_path: Path, mode
     for step in (6, 12):
         folder = tmp_path / str(step)
         folder.mkdir()
-        seen = train(folder, mode, {("step", step): send(signal.SIGTERM)}, every=2, validate_every=2)
-        seen += train(folder, mode, resume=True, every=2, validate_every=2)
+        seen = train(folder, {("step", step): send(signal.SIGTERM)}, every=2, validate_every=2)
+        seen += train(folder, resume=True, every=2, validate_every=2)
         assert_same_end(folder, (expected, end), seen)
 
 
-def test_damaged_newest_checkpoint_falls_back_to_the_previous_and_keeps_it(tmp_path: Path, mode: str, whole) -> None:
-    train(tmp_path, mode, {("step", 12): send(signal.SIGTERM)})
+def test_damaged_newest_checkpoint_falls_back_to_the_previous_and_keeps_it(tmp_path: Path, whole) -> None:
+    train(tmp_path, {("step", 12): send(signal.SIGTERM)})
     last, previous = (tmp_path / "checkpoints" / f"{name}.ckpt" for name in ("last", "previous"))
     (tmp_path / "checkpoints" / "best.ckpt").unlink()
     last.write_bytes(last.read_bytes()[:-1])
-    seen = train(tmp_path, mode, {("step", 11): send(signal.SIGTERM)}, resume=True)
+    seen = train(tmp_path, {("step", 11): send(signal.SIGTERM)}, resume=True)
     assert "last.ckpt" in seen[0] and "previous.ckpt" in seen[1]
     assert (load(last)["global_step"], load(previous)["global_step"]) == (12, 10)  # not the damaged one
-    resumed = train(tmp_path, mode, resume=True)
+    resumed = train(tmp_path, resume=True)
     assert_same_end(tmp_path, whole, whole[0][:12] + seen + resumed)
 
 
@@ -322,13 +287,10 @@ def test_processes_share_the_batches(tmp_path: Path) -> None:
         assert whole_batch[2:] == first[2:] == second[2:]
 
 
-def test_limited_epochs_and_fixed_chunks() -> None:
+def test_limited_epochs() -> None:
     batches = EpochBatches(Points(), 0, 4, limit=2)
     assert len(batches) == 2
     assert [b[2:] for _ in range(3) for b in batches] == [(0, 0), (0, 1), (1, 2), (1, 3), (2, 4), (2, 5)]
-    chunks = list(FixedBatches(Points(), "test", 4))
-    assert [(len(images), first) for images, _, first in chunks] == [(4, 0), (4, 4), (2, 8)]
-    assert len(FixedBatches(Points(), "test", 4)) == 3
 
 
 # Real processes, killed for real.
@@ -382,8 +344,8 @@ def run(folder: Path, options: dict[str, Any], pause: tuple[str, int] | None = N
 
 
 @pytest.mark.parametrize("pause", [("step", 8), ("validation", 10), ("epoch end", 10)])
-def test_killed_and_resumed_in_another_process(tmp_path: Path, mode: str, whole, pause: tuple[str, int]) -> None:
-    options = {"mode": mode, "seconds": EVERY_STEP}
+def test_killed_and_resumed_in_another_process(tmp_path: Path, whole, pause: tuple[str, int]) -> None:
+    options = {"seconds": EVERY_STEP}
     code, _ = run(tmp_path, options, pause, signal.SIGKILL)
     assert code == -signal.SIGKILL
     stands = load(newest_valid(tmp_path / "checkpoints"))["global_step"]
@@ -400,14 +362,14 @@ def test_killed_and_resumed_in_another_process(tmp_path: Path, mode: str, whole,
     "number, code, status", [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")]
 )
 def test_signal_ends_at_the_step_boundary_and_is_resumable(
-    tmp_path: Path, mode: str, whole, number: int, code: int, status: str
+    tmp_path: Path, whole, number: int, code: int, status: str
 ) -> None:
-    exited, seen = run(tmp_path, {"mode": mode}, ("step", 7), number)
+    exited, seen = run(tmp_path, {}, ("step", 7), number)
     assert exited == code
     errors = (tmp_path / "stderr.txt").read_text()
     assert f"attn train resume={tmp_path}" in errors and status in errors and "Traceback" not in errors
     assert load(tmp_path / "checkpoints" / "last.ckpt")["global_step"] == 8  # the step was finished
-    exited, more = run(tmp_path, {"mode": mode, "resume": True})
+    exited, more = run(tmp_path, {"resume": True})
     assert exited == 0
     assert_same_end(tmp_path, whole, seen + more)
 

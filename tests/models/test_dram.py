@@ -221,10 +221,14 @@ def test_one_target_with_the_objective_of_equation_13():
 def test_leaving_out_what_does_not_count_changes_no_gradient(baseline, stop):
     model, M = make(length=2, baseline=baseline).double(), 3
     noise = draw_noise(0, 0, (M, 4, model.steps)).double()
-    with torch.no_grad():  # so that some first answers are right, and of some images all paths go wrong at once
+    with torch.no_grad():  # so that some first answers are right on some paths, and on none of other images
+        for weight in model.classification_network.parameters():
+            weight.mul_(5)  # untrained, all paths would answer the same
         right = rollout(model, images(), noise)[0].argmax(-1)
     targets = TARGETS.clone()
     targets[1, 0], targets[3, 0] = right[0, 1, 0], right[2, 3, 0]
+    paths = (right[:, :, 0] == targets[:, 0]).sum(0)
+    assert (paths == 0).any() and ((paths > 0) & (paths < M)).any()
     options = {"baseline": baseline, "stop_at_mistake": stop, "reward": "probability"}
     found, steps = [], []
     for run in ("whole", "compact"):

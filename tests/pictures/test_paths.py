@@ -178,16 +178,6 @@ def test_glimpses_stand_beside_at_true_resolution(tmp_path, make_trace, channels
     assert len(places) == 1
 
 
-def test_sample_chooses_the_path(tmp_path, make_trace, blue, finder) -> None:
-    trace = make_trace([[[(-0.5, -0.5), (-0.5, 0.5)]], [[(0.5, -0.5), (0.5, 0.5)]]], [0])
-    page = finder(
-        np.asarray(Image.open(glimpse_path_figure(blue(1, 28, 28), trace, [0], NAMES, tmp_path / "p.png", sample=1)))
-    )
-    (panel,) = page.panels()
-    assert page.at(panel, 0.5, 0) == "green"
-    assert page.at(panel, -0.5, 0) == "blue"
-
-
 def test_caption_tells_truth_prediction_and_probability_within_the_page(
     tmp_path, make_trace, blue, monkeypatch
 ) -> None:

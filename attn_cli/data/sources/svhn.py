@@ -86,10 +86,6 @@ class Crop:
 CROPS = {"svhn": Crop(1.3, 64), "svhn_110": Crop(2.6, 128), "svhn_128": Crop(2.3, 128)}
 
 
-def prepared_name(source: str, grey: bool) -> str:
-    return source if grey else f"{source}_rgb"
-
-
 def build(name: str, root: Path, fetch: Callable[[Original], Path], log: Log, skip_faulty: bool = False) -> None:
     """Writes the prepared file `name`, one of `prepared.SEQUENCES`; `fetch` gives the path where an archive should be.
 
