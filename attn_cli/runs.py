@@ -139,6 +139,14 @@ class Run:
         """Replace result.json; numbers that are not finite become null."""
         write_atomically(self.path / "result.json", json.dumps(_finite(values), indent=2, allow_nan=False) + "\n")
 
+    def images(self) -> dict[str, Any] | None:
+        """images.json: sha256 of each split of a person's own images when the run began; None of other data."""
+        path = self.path / "images.json"
+        return _read_json(path) if path.exists() else None
+
+    def write_images(self, digests: dict[str, str]) -> None:
+        write_atomically(self.path / "images.json", json.dumps(digests, indent=2) + "\n")
+
     def checkpoint(self, which: str = "best") -> Path:
         """Path of best.ckpt or last.ckpt; raises Refused where there is none."""
         path = self.checkpoints / f"{which}.ckpt"
@@ -152,10 +160,12 @@ class Run:
 on_create: list[Callable[[Run], None]] = []  # called with each new run folder: a sweep notes it in its job's file
 
 
-def create(config: schema.Config, outputs: str | Path | None = None) -> Run:
-    """A new, unique run folder with its config.yaml and status "running"; `outputs` defaults to the configuration's."""
+def create(config: schema.Config, outputs: str | Path | None = None, glimpses: int | None = None) -> Run:
+    """A new, unique run folder with its config.yaml and status "running"; `outputs` and `glimpses`, which is in its
+    name, default to the configuration's.
+    """
     outputs = Path(config.outputs if outputs is None else outputs)
-    glimpses = getattr(config.data, "frames", config.glimpses.count)  # games have one a frame
+    glimpses = glimpses or config.glimpses.count
     kind = f"{config.data.name}-{config.model.name}-{glimpses}g"
     try:
         outputs.mkdir(parents=True, exist_ok=True)

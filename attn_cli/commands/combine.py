@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from attn_cli.config import command_sections
 from attn_cli.data.splits import Pictures
 from attn_cli.devices import choose_device, prepare_cpu, within_memory
 from attn_cli.errors import Refused
+from attn_cli.files import make_folder
 from attn_cli.inference.combine import combine
 from attn_cli.inference.intervals import wilson
 from attn_cli.inference.monte_carlo import evaluation_noise, paired_interval
@@ -30,6 +32,7 @@ def run(config: command_sections.Combine) -> dict[str, Any]:
     device = choose_device(config.device)
     forward, backward = _reader("forward", config, device), _reader("backward", config, device)
     check_same_images(forward, backward, config.split, "combine readers of")
+    folder = make_folder(Path(config.output or forward.run.path), "output")  # before what takes long
     images, labels = forward.data.fixed(config.split)
     start = time.perf_counter()
     wrong = _wrong(forward, backward, images, labels, config)
@@ -62,7 +65,7 @@ def run(config: command_sections.Combine) -> dict[str, Any]:
         "versions": versions(),
     }
     name = file_name("combined", config, f"with-{backward.run.name}")
-    write_result(forward.run.path / name, result)
+    write_result(folder / name, result)
     return result
 
 

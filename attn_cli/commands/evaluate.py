@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any, cast
 
 from torch import Tensor
@@ -13,6 +14,7 @@ from attn_cli.data.photos import Birds
 from attn_cli.data.splits import Pictures
 from attn_cli.devices import choose_device, prepare_cpu, within_memory
 from attn_cli.errors import Refused
+from attn_cli.files import make_folder
 from attn_cli.games import players
 from attn_cli.inference.attention import attention
 from attn_cli.inference.monte_carlo import Evaluation, evaluate, evaluate_views, paired_interval
@@ -29,6 +31,7 @@ def run(config: command_sections.Evaluate) -> dict[str, Any]:
     other = _restored(open_run(config.against), config) if config.against else None
     if other is not None:
         check_same_images(restored, other, config.split, "compare runs on")
+    folder = make_folder(Path(config.output or found.path), "output")  # before what takes long
     images, labels = restored.data.fixed(config.split)
     greedy = config.mc_samples == 0
     start = time.perf_counter()
@@ -76,7 +79,7 @@ def run(config: command_sections.Evaluate) -> dict[str, Any]:
     if other is not None:
         result |= {"against": str(other.run.path), "against_error": compared.error()}
     name = file_name("evaluation", config, f"against-{other.run.name}" if other else "")
-    write_result(found.path / name, result)
+    write_result(folder / name, result)
     return result
 
 

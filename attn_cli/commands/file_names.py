@@ -42,7 +42,7 @@ def joined(*parts: str) -> str:
 
 
 def write_result(path: Path, result: dict[str, Any]) -> None:
-    """Write and show what was measured; show it even where it cannot be written, as in a run folder of someone else."""
+    """Write and show what was measured; show it even where it cannot be written, as on a full disk."""
     try:
         write_atomically(path, json.dumps(result, indent=2) + "\n")
     finally:

@@ -70,7 +70,10 @@ def continued(path: str) -> tuple[Run, schema.Config]:
     folder = open_run(path)
     status = folder.status()["status"]
     if status == "finished":
-        raise Refused(f"{path} is finished: evaluate it with `attn eval {pasted('run', path)}`, or start a new run.")
+        raise Refused(
+            f"{path} is finished: evaluate it with `attn eval {pasted('run', path)}`, or start a new run from its "
+            f"weights with the same settings and {pasted('init_from', path)}."
+        )
     folder.check_idle()
     return folder, replace(folder.config(), resume=None)
 

@@ -19,7 +19,7 @@ from attn_cli.learning.checkpoints import newest_valid
 from attn_cli.learning.guards import Checkpoints, SignalGuard
 from attn_cli.learning.learner import Learner
 from attn_cli.learning.reporting import MetricsFile, ProgressReport, check_logger, make_logger
-from attn_cli.learning.restore import check_sources
+from attn_cli.learning.restore import check_images, check_sources, note_images
 from attn_cli.learning.training import begin, fit, make_learner
 from attn_cli.pictures import tables
 from attn_cli.pictures.curves import learning_curves
@@ -56,6 +56,8 @@ def _run(config: schema.Config, before: Run | None, threads: int | None) -> dict
     if before is None:
         check_sources(config)
     data = open_data(config.data).to(device)
+    if before is not None:
+        check_images(before, data, "start a new run, with init_from from the weights of this one")
     batch = min(config.trainer.batch_size, data.info.train)
     if batch % processes.size():
         raise Refused(
@@ -67,9 +69,11 @@ def _run(config: schema.Config, before: Run | None, threads: int | None) -> dict
     data.fixed("validation")  # before an epoch is trained: it may be refused
     report = begin(learner, config, data, resumed=resume is not None)
     processes.wait()  # all of them have accepted what they were given
-    folder = processes.from_first(before or (create(config) if first else None))
+    folder = processes.from_first(before or (create(config, glimpses=learner.model.glimpses) if first else None))
     assert folder is not None
     try:
+        if first and before is None:
+            note_images(folder, data)
         if first:
             launch.tell_run(folder.path)
             folder.set_status("running")

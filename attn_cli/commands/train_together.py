@@ -23,7 +23,7 @@ from attn_cli.learning.guards import SignalGuard
 from attn_cli.learning.parallel import MemberCheckpoints, ParallelLearner
 from attn_cli.learning.random_states import random_states
 from attn_cli.learning.reporting import MetricsFile, ProgressReport, epoch_line
-from attn_cli.learning.restore import check_sources
+from attn_cli.learning.restore import check_sources, note_images
 from attn_cli.learning.training import begin, fit, make_learner, should_compile
 from attn_cli.pictures import tables
 from attn_cli.pictures.curves import learning_curves
@@ -53,7 +53,8 @@ def run(config: schema.Config) -> dict[str, Any]:
     results: dict[int, dict[str, Any]] = {}
     try:
         for member, report in zip(members, reports, strict=True):
-            folders.append(create(member.config))
+            folders.append(create(member.config, glimpses=member.model.glimpses))
+            note_images(folders[-1], data)
             print(f"Run folder: {folders[-1].path} ({_differs(member.config, config)})", flush=True)
             if report is not None:
                 print(report, flush=True)

@@ -33,6 +33,7 @@ class Evaluate:
     batch_size: int = bounded(1000, 1, 65536)
     device: str = choice("auto", "auto", "cpu", "gpu")
     threads: int | None = bounded(None, 1, 1024)
+    output: str | None = None  # folder for the JSON file; None: the run folder
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ class Combine:
     batch_size: int = bounded(1000, 1, 65536)
     device: str = choice("auto", "auto", "cpu", "gpu")
     threads: int | None = bounded(None, 1, 1024)
+    output: str | None = None  # folder for the JSON file; None: the forward reader's folder
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import typing
 from collections.abc import Sequence
@@ -46,7 +47,7 @@ def refusal(error: Exception, config: type, folder: Path, overrides: Sequence[st
     if match := re.match(r"Sweep parameters '(.*)' requires --multirun", message):
         return Refused(f"{match[1]} names several values: add -m to run each.")
     if match := re.search(r"Config group override must be a string or a list\. Got (\w+)", message):
-        return _group_takes_a_name(overrides, folder)
+        return _group_takes_a_name(overrides, config, folder)
     if match := re.match(r"Could not (?:override|delete(?: from config)?)\W+'?([\w./@-]+)", message):
         return _unknown_key(match[1], config, folder)
     if match := re.match(r"Could not append to config\. An item is already at '(.*?)'", message):
@@ -90,10 +91,12 @@ def _missing_config(error: MissingConfigException, folder: Path) -> Refused:
     return Refused(f"{group}={name} is not available.{nearest(name, offered)}")
 
 
-def _group_takes_a_name(overrides: Sequence[str], folder: Path) -> Refused:
+def _group_takes_a_name(overrides: Sequence[str], config: type, folder: Path) -> Refused:
     known = groups(folder)
     for override in overrides:
         key, _, value = override.lstrip("+~").partition("=")
+        if key in known and _is_of_training(key, config):
+            return _unknown_key(key, config, folder)
         for item in value.split(",") if key in known else ():
             if item.strip() in ("null", "true", "false") or not re.match(r"\s*[A-Za-z_]", item):
                 return Refused(f"{key}={value}: {key} takes a name.{nearest(item, choices(folder, key))}")
@@ -105,6 +108,8 @@ def _unknown_key(key: str, config: type, folder: Path) -> Refused:
         return _unknown_hydra_key(key, folder)
     known = valid_keys(config, folder)
     section = key.partition("/")[0]
+    if _is_of_training(key.partition(".")[0], config):
+        return Refused(f"{key} is a key of `attn train`; a run is taken as it was trained.")
     if "/" in key and section in groups(folder):
         return Refused(f"{key} is not a group; write {section}={key.partition('/')[2]}/NAME.")
     models = typing.get_args(typing.get_type_hints(schema.Config)["model"])
@@ -113,6 +118,12 @@ def _unknown_key(key: str, config: type, folder: Path) -> Refused:
     if key in known:
         return Refused(f"{key} is not a key of the {key.partition('.')[0]} chosen here.")
     return Refused(f"{key} is not a known key.{nearest_key(key, known)}")
+
+
+def _is_of_training(key: str, config: type) -> bool:
+    """Whether `attn train` alone has the key, and the command reads runs."""
+    own, training = ({field.name for field in dataclasses.fields(of)} for of in (config, schema.Config))
+    return "run" in own and key in training - own
 
 
 def _unknown_hydra_key(key: str, folder: Path) -> Refused:

@@ -10,9 +10,11 @@ import torch
 from torch import nn
 
 from attn_cli.config import registry, schema
+from attn_cli.config.arguments import pasted
 from attn_cli.data.batches import open_data
 from attn_cli.data.shapes import shape_of
 from attn_cli.data.sources.folder import class_names
+from attn_cli.data.sources.own import SPLITS
 from attn_cli.data.splits import Data
 from attn_cli.errors import Refused
 from attn_cli.files import expanded, kind_of
@@ -48,6 +50,9 @@ def restore(run: Run, checkpoint: str, device: torch.device, data: Any = None) -
     opened = open_data(config.data).to(device)
     info = opened.info
     _check_classes(run, config.data, info.class_names)
+    if data is None and isinstance(config.data, schema.Folder):
+        named = f"{pasted('run', run.path)} data={config.data.name} {pasted('data.path', config.data.path)}"
+        check_images(run, opened, f"name them as other images: `attn eval {named}`, and the run's other data settings")
     if data is not None and info.frames:
         config = replace(config, glimpses=replace(config.glimpses, count=info.frames))
     if data is not None and getattr(registry.load("model", config.model.name), "sized", False):
@@ -62,7 +67,15 @@ def restore(run: Run, checkpoint: str, device: torch.device, data: Any = None) -
             )
         info = replace(info, height=own.height, width=own.width)
     model = build_model(config, info)
-    load_model(model, state, path)
+    try:
+        load_model(model, state, path)
+    except Refused as error:
+        if data is None:
+            raise
+        raise Refused(
+            f"data={config.data.name} ({info.channels} channels, {info.classes} classes) does not suit {run.path}, "
+            f"which was trained on data={run.config().data.name}: choose images like those, or train on these. {error}"
+        ) from error
     return Restored(run, config, model.to(device).eval(), opened)
 
 
@@ -76,6 +89,24 @@ def _check_classes(run: Run, data: Any, names: Sequence[str]) -> None:
         raise Refused(
             f"data.path={data.path} has other classes than {own.path}, which {run.path} was trained on: only one of "
             f"them has {', '.join(sorted(differ))}; name the folders alike, one may be empty."
+        )
+
+
+def note_images(run: Run, data: Data) -> None:
+    """Keep in the run folder which images of a person's own a new run begins with: they may change."""
+    if isinstance(run.config().data, schema.Folder):
+        run.write_images({split: data.digest(split) for split in SPLITS})
+
+
+def check_images(run: Run, data: Data, remedy: str) -> None:
+    """Refuse a run's own images where they are others than when it began: with their number the split changes, and
+    what it learned from may be among what it is tested on.
+    """
+    began = run.images()
+    if began is not None and (differ := [split for split in SPLITS if began.get(split) != data.digest(split)]):
+        raise Refused(
+            f"The images that {run.path} was trained on have changed since it began ({', '.join(differ)}), so some "
+            f"of them may be test images now: put them back as they were, or {remedy}."
         )
 
 

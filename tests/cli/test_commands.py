@@ -194,6 +194,50 @@ def test_same_seed_same_weights_other_seed_other_weights(attn):
     assert any((first[name] != by_seed[8][0][name]).any() for name in first)
 
 
+def test_a_run_whose_own_images_have_changed_is_refused(attn):
+    """With their number the split changes: what it was trained on would be among what it is tested on."""
+    names = [attn.folder / "own" / name for name in "ab"]
+    for folder in names:
+        folder.mkdir(parents=True)
+        for i in range(20):
+            Image.new("L", (9, 9), 10 * i).save(folder / f"{i}.png")
+    small = [word for word in attn.small if not word.startswith("data.")]
+    attn("train", *small, "data=folder", "data.path=own")
+    (run,) = attn.runs()
+    before, status = sorted(path.name for path in run.iterdir()), (run / "status.json").read_text()
+    Image.new("L", (9, 9), 255).save(names[0] / "new.png")
+    refused = attn("eval", code=1).stderr
+    assert "have changed since it began" in refused and f"attn eval run={run.relative_to(attn.folder)}" in refused
+    assert sorted(path.name for path in run.iterdir()) == before and (run / "status.json").read_text() == status
+    assert "does not suit" in attn("eval", "data=digits", code=1).stderr
+    changed = ("data=folder", "data.path=own")
+    assert "set output=FOLDER" in attn("eval", *changed, "output=own/a/0.png", code=1).stderr
+    attn("eval", *changed, "output=elsewhere")
+    (written,) = (attn.folder / "elsewhere").iterdir()
+    assert json.loads(written.read_text())["run"] == str(run.relative_to(attn.folder))
+    assert sorted(path.name for path in run.iterdir()) == before
+    (names[0] / "new.png").unlink()
+    attn("eval")
+
+
+def test_a_stopped_run_does_not_go_on_with_other_images(attn):
+    (attn.folder / "own" / "a").mkdir(parents=True)
+    for i in range(20):
+        Image.new("L", (9, 9), 10 * i).save(attn.folder / "own" / "a" / f"{i}.png")
+    attn("train", "trainer=smoke", "model=fc", "data=folder", "data.path=own")
+    (run,) = attn.runs()
+    assert run.name.startswith("folder-fc-1g-")  # it sees the whole image, however many glimpses are set
+    status = json.loads((run / "status.json").read_text())
+    (run / "status.json").write_text(json.dumps({**status, "status": "terminated"}))
+    Image.new("L", (9, 9), 255).save(attn.folder / "own" / "a" / "0.png")
+    refused = attn("train", f"resume={run}", code=1).stderr
+    assert "have changed since it began" in refused and "start a new run" in refused
+    assert json.loads((run / "status.json").read_text())["status"] == "terminated"
+    Image.new("L", (9, 9), 0).save(attn.folder / "own" / "a" / "0.png")
+    attn("train", f"resume={run}")
+    assert f"init_from={run}" in attn("train", f"resume={run}", code=1).stderr
+
+
 def test_a_run_is_evaluated_on_folders_of_its_own_classes(attn):
     for folder, names in {"own": "ab", "other": "bc", "fewer": "b"}.items():
         for name in names:

@@ -58,7 +58,11 @@ def test_combinations_with_other_readers_or_settings_have_files_of_their_own(rea
         "focus_size=40",
     )
     names = ("mean-with-one", "mean-with-two", "mean-focus40-with-one-last")
-    assert {path.name for path in forward.glob("combined-*")} == {f"combined-test-flip-{name}.json" for name in names}
+    written = {f"combined-test-flip-{name}.json" for name in names}
+    assert {path.name for path in forward.glob("combined-*")} == written
+    attn("combine", f"forward={forward}", f"backward={tmp_path / 'one'}", "seed=4", f"output={tmp_path / 'elsewhere'}")
+    assert {path.name for path in forward.glob("combined-*")} == written
+    assert [path.name for path in (tmp_path / "elsewhere").iterdir()] == ["combined-test-flip-mean-with-one-seed4.json"]
 
 
 @pytest.mark.parametrize(

@@ -88,6 +88,13 @@ def test_a_list_is_offered_where_one_fits(capfd: pytest.CaptureFixture[str]) -> 
     assert "add -m to run each, or write images=[1,2] for a list." in capfd.readouterr().err
 
 
+@pytest.mark.parametrize("word", ["glimpses=3", "model=dram", "optimizer.lr=1", "seed=x", "trainer=gpu"])
+def test_what_belongs_to_training_alone_is_called_so(word: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["eval", word]) == 1
+    key, error = word.partition("=")[0], capfd.readouterr().err
+    assert (f"{key} is a key of `attn train`; a run is taken as it was trained." in error) == (key != "seed")
+
+
 def test_a_traceback_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ATTN_TRACEBACK", "1")
     with pytest.raises(Exception, match="model=rum is not available"):
