@@ -460,6 +460,7 @@ def test_tiny_colour_images_a_class_that_never_occurs_and_every_batch_size(attn)
     values = yaml.safe_load((grey / "config.yaml").read_text())
     values["data"]["grey"] = True
     (grey / "config.yaml").write_text(yaml.safe_dump(values))
+    (grey / "images.json").unlink()  # with it the images are called changed
     attn("eval", f"run={runs[0]}", "batch_size=1")
     attn("eval", f"run={runs[0]}", "--mc-samples", "3", "batch_size=2", "split=validation")
     attn("show", f"run={runs[0]}", "images=20")

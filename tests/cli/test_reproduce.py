@@ -114,7 +114,7 @@ def test_names_of_tables_are_completed() -> None:
         (["soft_ram/3-64", "--only", "goodfellow"], "soft_ram/3-64/goodfellow cannot be run: cited there"),
         (
             ["ram/2b", "--only", "4-glimpses", "--budget", "5min"],
-            "too small for one run: ram/2b/4-glimpses, seed 1 takes about 13 min",
+            "too small for one run: ram/2b/4-glimpses, seed 1 takes about 15 min",
         ),
         (["ram/2a", "--budget", "long"], "--budget long is not a time: write it like 2h"),
         (["ram/2a", "--seeds", "0"], "--seeds must be at least 1 and at most 100, not 0"),
