@@ -72,9 +72,9 @@ def _run(config: schema.Config, before: Run | None, threads: int | None) -> dict
     folder = processes.from_first(before or (create(config, glimpses=learner.model.glimpses) if first else None))
     assert folder is not None
     try:
-        if first and before is None:
-            note_images(folder, data)
         if first:
+            if before is None:
+                note_images(folder, config, data)
             launch.tell_run(folder.path)
             folder.set_status("running")
         print(f"Run folder: {folder.path}", flush=True)

@@ -54,7 +54,7 @@ def run(config: schema.Config) -> dict[str, Any]:
     try:
         for member, report in zip(members, reports, strict=True):
             folders.append(create(member.config, glimpses=member.model.glimpses))
-            note_images(folders[-1], data)
+            note_images(folders[-1], member.config, data)
             print(f"Run folder: {folders[-1].path} ({_differs(member.config, config)})", flush=True)
             if report is not None:
                 print(report, flush=True)

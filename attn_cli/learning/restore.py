@@ -92,9 +92,9 @@ def _check_classes(run: Run, data: Any, names: Sequence[str]) -> None:
         )
 
 
-def note_images(run: Run, data: Data) -> None:
+def note_images(run: Run, config: schema.Config, data: Data) -> None:
     """Keep in the run folder which images of a person's own a new run begins with: they may change."""
-    if isinstance(run.config().data, schema.Folder):
+    if isinstance(config.data, schema.Folder):
         run.write_images({split: data.digest(split) for split in SPLITS})
 
 
