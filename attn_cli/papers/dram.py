@@ -53,6 +53,11 @@ def _four_scales(experiment: str, *overrides: str, start: str | None = None, cpu
     return Train(experiment, ("model.core=lstm", "scales.count=4", *overrides), start=start, cpu=cpu)
 
 
+def _wide_retina(experiment: str, *overrides: str, start: str | None = None, cpu: float) -> Train:
+    """DRAM, two paths an image, with patches of up to 96×96 pixels."""
+    return Train(experiment, ("scales.count=4", "model.samples=2", *overrides), start=start, cpu=cpu)
+
+
 def _costs(size: int, published: tuple[float, float, float, float], how: tuple[How, How]) -> list[Cell]:
     """A row of Table 5; `how` its last two columns are obtained."""
     convnet, single, averaged, both = published
@@ -158,6 +163,29 @@ TABLES = (
                 ),
                 7,
             ),
+            _lesson(
+                "no-context-4-one-digit",
+                "DRAM without context, 4 scales: one cluttered digit",
+                _wide_retina("dram/first_digit", "model.context=none", "trainer.epochs=6", cpu=15 * MINUTE),
+            ),
+            _lesson(
+                "no-context-4-near-pairs",
+                "two digits close to each other, 60×60",
+                _wide_retina(
+                    "dram/near_pairs",
+                    *("model.context=none", "trainer.epochs=8"),
+                    start="no-context-4-one-digit",
+                    cpu=20 * MINUTE,
+                ),
+            ),
+            _cell(
+                "no-context-4",
+                "DRAM without context, 4 scales",
+                _wide_retina(
+                    "dram/table1_no_context", "trainer.epochs=28", start="no-context-4-near-pairs", cpu=75 * MINUTE
+                ),
+            ),
+            _cell("no-context-4-average", "the same, 10 paths averaged", Evaluate("no-context-4", AVERAGED)),
             _cell(
                 "dram",
                 "DRAM",
