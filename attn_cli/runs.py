@@ -20,6 +20,7 @@ import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -241,22 +242,25 @@ def versions() -> dict[str, str | None]:
     }
 
 
+@cache
 def commit(package: Path | None = None) -> str | None:
-    """The git commit of the checkout that this package runs from; None in a wheel or before the first commit."""
+    """The git commit of the checkout that this package runs from, with "-dirty" after it if the code or configuration
+    there has changes of its own; None in a wheel, before the first commit and where there is no git.
+
+    Asked once: later the checkout may be another than the code that runs.
+    """
     root = (package or Path(attn_cli.__file__).parent).resolve().parent
     if not (root / ".git").exists():
         return None
-    with contextlib.suppress(OSError):
-        head = (root / ".git" / "HEAD").read_text().strip()
-        name = head.removeprefix("ref: ")
-        found = head if name == head else (root / ".git" / name).read_text().strip()
-        if re.fullmatch(r"[0-9a-f]{40,64}", found):
-            return found
-    # A worktree, packed references, or something newer: git knows.
-    command = ["git", "-C", str(root), "rev-parse", "--verify", "--quiet", "HEAD"]
+    git = ["git", "-c", f"safe.directory={root}", "-C", str(root), "--no-optional-locks"]
+    code = ["attn_cli", "conf", ":!attn_cli/papers/measured"]
     with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10)
-        return done.stdout.strip() or None
+        done = subprocess.run(
+            [*git, "status", "--porcelain=v2", "--branch", "--", *code], capture_output=True, text=True, timeout=10
+        )
+        found = re.match(r"# branch.oid ([0-9a-f]{40,64})$", done.stdout, re.MULTILINE)
+        changed = any(not line.startswith("#") for line in done.stdout.splitlines())
+        return found and found[1] + "-dirty" * changed
     return None
 
 

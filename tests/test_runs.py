@@ -247,26 +247,60 @@ def git(folder: Path, *arguments: str) -> str:
 
 
 def test_commit_of_a_checkout(tmp_path: Path) -> None:
+    def commit(package: Path) -> str | None:
+        runs.commit.cache_clear()  # which is for a process that asks again
+        return runs.commit(package)
+
     package = tmp_path / "repository" / "attn_cli"
     package.mkdir(parents=True)
-    assert runs.commit(package) is None  # a wheel
+    assert commit(package) is None  # a wheel
     repository = package.parent
     git(repository, "init", "-q")
-    assert runs.commit(package) is None  # before the first commit
-    git(repository, "commit", "-q", "--allow-empty", "-m", "one")
+    assert commit(package) is None  # before the first commit
+    (package / "model.py").write_text("pass")
+    git(repository, "add", ".")
+    git(repository, "commit", "-q", "-m", "one")
     first = git(repository, "rev-parse", "HEAD")
-    assert runs.commit(package) == first
+    assert commit(package) == first
     git(repository, "pack-refs", "--all")
-    assert runs.commit(package) == first
+    assert commit(package) == first
     git(repository, "checkout", "-q", "--detach")
-    assert runs.commit(package) == first
+    assert commit(package) == first
     worktree = tmp_path / "worktree"
     git(repository, "worktree", "add", "-q", str(worktree))
     git(worktree, "commit", "-q", "--allow-empty", "-m", "two")
-    assert runs.commit(worktree / "attn_cli") == git(worktree, "rev-parse", "HEAD") != first
+    assert commit(worktree / "attn_cli") == git(worktree, "rev-parse", "HEAD") != first
     installed = repository / ".venv" / "lib" / "attn_cli"  # installed below a checkout is not the checkout
     installed.mkdir(parents=True)
-    assert runs.commit(installed) is None
+    assert commit(installed) is None
+
+
+def test_commit_of_changed_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured, conf = tmp_path / "attn_cli" / "papers" / "measured", tmp_path / "conf"
+    measured.mkdir(parents=True)
+    conf.mkdir()
+    (conf / "train.yaml").write_text("seed: 0")
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-q", "-m", "one")
+    first = git(tmp_path, "rev-parse", "HEAD")
+    monkeypatch.setattr("attn_cli.__file__", str(tmp_path / "attn_cli" / "__init__.py"))
+    runs.commit.cache_clear()
+    (tmp_path / "RESULTS.md").write_text("what is measured")
+    (measured / "ram-1a.json").write_text("changes with every run of `attn reproduce`")
+    assert runs.commit() == first
+    (conf / "train.yaml").write_text("seed: 1")
+    assert runs.commit() == first  # it was asked when the code began to run
+    runs.commit.cache_clear()
+    assert runs.commit() == first + "-dirty"
+    (conf / "train.yaml").write_text("seed: 0")
+    (tmp_path / "attn_cli" / "new.py").touch()  # not known to git, but imported all the same
+    runs.commit.cache_clear()
+    assert runs.commit() == first + "-dirty"
+    monkeypatch.setenv("PATH", "")
+    runs.commit.cache_clear()
+    assert runs.commit() is None
+    runs.commit.cache_clear()
 
 
 def test_versions() -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shlex
 import signal
 import subprocess
@@ -243,7 +244,7 @@ def _train(step: Step, given: list[str]) -> Record:
         epochs=result["epochs"],
         seconds=round(result["seconds"], 1),
         hardware=hardware(result["device"], result["threads"], result["seconds"]),
-        commit=(result["commit"] or "")[:7],
+        commit=short(result["commit"]),
         command=shlex.join(["attn", "train", *shown]),
         note=remark(result),
     )
@@ -311,10 +312,15 @@ def _evaluate(step: Step, given: list[str]) -> Record | None:
         images=result["images"],
         seconds=round(result["seconds"], 1),
         hardware=hardware(str(choose_device("auto")), 1, result["seconds"]),
-        commit=(commit() or "")[:7],
+        commit=short(commit()),
         command=shlex.join(["attn", command, *given]),
         note=remark(result),
     )
+
+
+def short(commit: str | None) -> str:
+    """A commit by 7 of its digits; "-dirty" stays."""
+    return re.sub("(?<=^[0-9a-f]{7})[0-9a-f]+", "", commit or "")
 
 
 def hardware(device: str, threads: int, seconds: float) -> str:

@@ -23,7 +23,7 @@ from attn_cli.learning.restore import check_images, check_sources, note_images
 from attn_cli.learning.training import begin, fit, make_learner
 from attn_cli.pictures import tables
 from attn_cli.pictures.curves import learning_curves
-from attn_cli.runs import Run, create
+from attn_cli.runs import Run, commit, create
 
 
 def run(config: schema.Config) -> dict[str, Any]:
@@ -47,6 +47,7 @@ def run(config: schema.Config) -> dict[str, Any]:
 def _run(config: schema.Config, before: Run | None, threads: int | None) -> dict[str, Any]:
     """What each process does; `before` is the run to continue."""
     first = processes.rank() == 0
+    commit()  # of the code that runs now, not of what is there when the result is written
     resume = None
     if before is not None:
         resume = processes.from_first(newest_valid(before.checkpoints))

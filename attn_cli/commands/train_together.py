@@ -27,7 +27,7 @@ from attn_cli.learning.restore import check_sources, note_images
 from attn_cli.learning.training import begin, fit, make_learner, should_compile
 from attn_cli.pictures import tables
 from attn_cli.pictures.curves import learning_curves
-from attn_cli.runs import Run, create
+from attn_cli.runs import Run, commit, create
 
 
 @within_memory
@@ -35,6 +35,7 @@ def run(config: schema.Config) -> dict[str, Any]:
     """Train and evaluate all, write and print their results; returns the mean of those that finished. Raises Refused
     at the end if any failed.
     """
+    commit()  # as in train.py
     threads = prepare_cpu(config.trainer.threads)
     device = choose_device(config.trainer.accelerator)
     check_sources(config)

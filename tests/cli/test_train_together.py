@@ -18,11 +18,13 @@ import yaml
 
 from attn_cli.commands import train, train_together
 from attn_cli.config import schema
+from attn_cli.data.batches import open_data
 from attn_cli.errors import Refused
 from attn_cli.learning.checkpoints import load
 from attn_cli.learning.training import make_learner
-from attn_cli.runs import Run, all_runs
+from attn_cli.runs import Run, all_runs, commit
 from tests.cli.conftest import Attn
+from tests.test_runs import git
 
 TOGETHER = ("seed=1", "trainer.parallel_seeds=2", "trainer.limit_train_steps=null", "trainer.batch_size=16")
 
@@ -125,6 +127,31 @@ def test_terminated_and_one_of_them_continued_alone(attn, both, monkeypatch):
     result = train.run(schema.Config(resume=str(attn.runs()[0])))
     assert load(attn.runs()[0] / "checkpoints" / "last.ckpt")["global_step"] == 200 and result["test_error"] < 90
     assert [read(run, "status.json")["status"] for run in attn.runs()] == ["finished", "terminated"]
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_the_commit_is_that_of_the_code_that_ran(seeds, both, tmp_path, monkeypatch):
+    checkout = tmp_path / "checkout"
+    (checkout / "attn_cli").mkdir(parents=True)
+    (checkout / "conf").mkdir()
+    git(checkout, "init", "-q")
+    git(checkout, "commit", "-q", "--allow-empty", "-m", "one")
+    monkeypatch.setattr("attn_cli.__file__", str(checkout / "attn_cli" / "__init__.py"))
+
+    def changed_meanwhile(config: Any) -> Any:
+        (checkout / "conf" / "new.yaml").write_text("seed: 1")
+        git(checkout, "commit", "-q", "--allow-empty", "-m", "two")
+        return open_data(config)
+
+    for module in (train, train_together):
+        monkeypatch.setattr(module, "open_data", changed_meanwhile)
+    config = Run(both[2][1]).config()
+    trainer = replace(config.trainer, parallel_seeds=seeds, epochs=1)
+    commit.cache_clear()
+    train.run(replace(config, trainer=trainer, outputs=str(tmp_path / "outputs")))
+    commit.cache_clear()
+    found = {read(run.path, "result.json")["commit"] for run in all_runs(tmp_path / "outputs")}
+    assert found == {git(checkout, "rev-parse", "HEAD~")}
 
 
 def test_a_model_that_cannot_be_stacked_leaves_nothing(both, tmp_path):

@@ -353,6 +353,14 @@ def test_the_record_of_a_run_says_what_its_result_says(monkeypatch: pytest.Monke
     )
 
 
+@pytest.mark.parametrize(
+    "commit, shown",
+    [("0123456789abcdef" * 4, "0123456"), ("0123456789abcdef-dirty", "0123456-dirty"), (None, "")],
+)
+def test_commits_are_recorded_short(commit: str | None, shown: str) -> None:
+    assert reproducing.short(commit) == shown
+
+
 def test_the_record_of_an_evaluation_has_its_gain(monkeypatch: pytest.MonkeyPatch) -> None:
     from attn_cli.commands import evaluate
 
