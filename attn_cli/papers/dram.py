@@ -187,6 +187,16 @@ TABLES = (
             ),
             _cell("no-context-4-average", "the same, 10 paths averaged", Evaluate("no-context-4", AVERAGED)),
             _cell(
+                "no-context-4-longer",
+                "and on from there with σ 0.12",
+                _wide_retina("dram/table1_no_context", "model.sigma=0.12", start="no-context-4", cpu=90 * MINUTE),
+            ),
+            _cell(
+                "no-context-4-longer-average",
+                "the same, 10 paths averaged",
+                Evaluate("no-context-4-longer", AVERAGED),
+            ),
+            _cell(
                 "dram",
                 "DRAM",
                 Train("dram/table1_dram", ("trainer.epochs=32", "model.sigma=0.12"), start="wide", cpu=37 * MINUTE),
