@@ -43,9 +43,15 @@ def kind_of(path: Path, setting: str = "") -> str | None:
 
 
 def check_place(path: str | None, setting: str) -> None:
-    """Refuse a file to be written whose folder is not there, before what is written is worked out."""
-    if path is not None and kind_of(Path(path).absolute().parent, setting) != "folder":
+    """Refuse a file to be written whose folder is not there, or in whose place a folder is, before what is written is
+    worked out.
+    """
+    if path is None:
+        return
+    if kind_of(Path(path).absolute().parent, setting) != "folder":
         raise Refused(f"{setting}={path} is in a folder that does not exist.")
+    if kind_of(Path(path), setting) == "folder":
+        raise Refused(f"{setting}={path} is a folder: name a file.")
 
 
 def _named(path: object, setting: str) -> str:

@@ -197,8 +197,12 @@ def open_run(path: str | Path) -> Run:
     path = Path(path)
     if kind_of(path / "config.yaml") == "file":
         return Run(path)
-    if kind_of(path) == "folder":
+    kind = kind_of(path)
+    if kind == "folder":
         raise Refused(f"{path} is not a run folder: it has no config.yaml.{_hint(path.name, path)}")
+    if kind == "file":
+        own = next((folder for folder in path.parents if kind_of(folder / "config.yaml") == "file"), None)
+        raise Refused(f"{path} is a file, not a run folder" + (f": name its run folder {own}." if own else "."))
     raise Refused(f"There is no run folder {path}.{_hint(path.name, path.parent)}")
 
 

@@ -122,6 +122,15 @@ def test_what_is_no_folder_or_no_file_is_refused(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == ["file", "folder"]
 
 
+def test_a_place_where_no_file_can_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "old").write_text("")
+    for fine in (None, str(tmp_path / "old"), str(tmp_path / "new")):
+        files.check_place(fine, "output")
+    for wrong, said in ((tmp_path, "is a folder: name a file"), (tmp_path / "a" / "b", "folder that does not exist")):
+        with pytest.raises(Refused, match=f"output={wrong} .*{said}"):
+            files.check_place(str(wrong), "output")
+
+
 def test_what_a_given_path_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "file").write_text("")

@@ -179,6 +179,11 @@ def test_opening_the_wrong_folder_names_the_nearest(tmp_path: Path) -> None:
         runs.open_run(tmp_path)
     with pytest.raises(Refused, match="no runs"):
         runs.open_run(tmp_path / "nowhere" / "run")
+    with pytest.raises(Refused, match=f"status.json is a file, not a run folder: name its run folder {run.path}"):
+        runs.open_run(run.path / "status.json")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(Refused, match=r"file is a file, not a run folder\.$"):
+        runs.open_run(tmp_path / "file")
 
 
 def test_missing_checkpoint_is_refused(tmp_path: Path) -> None:

@@ -16,7 +16,6 @@ from torch import Tensor
 from attn_cli.config import command_sections
 from attn_cli.config.arguments import pasted
 from attn_cli.data import writing
-from attn_cli.data.batches import open_data
 from attn_cli.data.photos import Birds, edges
 from attn_cli.data.progress import counted
 from attn_cli.devices import choose_device, prepare_cpu, within_memory
@@ -24,7 +23,7 @@ from attn_cli.errors import Refused
 from attn_cli.files import expanded, kind_of
 from attn_cli.inference.monte_carlo import evaluation_noise
 from attn_cli.inference.regions import boxes_within, cut, last_regions, overlap, widened
-from attn_cli.learning.restore import Restored, restore
+from attn_cli.learning.restore import Restored, open_own, restore
 from attn_cli.models.rollout import rollout
 from attn_cli.runs import Run, latest, open_run
 
@@ -73,7 +72,7 @@ def run(config: command_sections.Attend) -> dict[str, Any]:
 def _chosen(found: Run, config: command_sections.Attend, device: torch.device) -> tuple[Birds, Choose]:
     """The run's data, and which region of its whole images is wanted."""
     if config.regions == "boxes":
-        data = open_data(found.config().data)
+        data = open_own(found, found.config().data)
         if isinstance(data, Birds):
             true = {split: edges(boxes) for split, boxes in data.source.boxes.items()}
             return data, lambda split, part, images: true[split][part].to(images.device)

@@ -19,7 +19,7 @@ from attn_cli.learning.checkpoints import newest_valid
 from attn_cli.learning.guards import Checkpoints, SignalGuard
 from attn_cli.learning.learner import Learner
 from attn_cli.learning.reporting import MetricsFile, ProgressReport, check_logger, make_logger
-from attn_cli.learning.restore import check_images, check_sources, note_images
+from attn_cli.learning.restore import check_images, check_sources, note_images, open_own
 from attn_cli.learning.training import begin, fit, make_learner
 from attn_cli.pictures import tables
 from attn_cli.pictures.curves import learning_curves
@@ -56,7 +56,7 @@ def _run(config: schema.Config, before: Run | None, threads: int | None) -> dict
     check_logger(config.logger)
     if before is None:
         check_sources(config)
-    data = open_data(config.data).to(device)
+    data = (open_data(config.data) if before is None else open_own(before, config.data)).to(device)
     if before is not None:
         check_images(before, data, "start a new run, with init_from from the weights of this one")
     batch = min(config.trainer.batch_size, data.info.train)

@@ -31,6 +31,7 @@ def prepare(
     if from_dir is not None and name == "digits":
         raise Refused(f"{name} is rendered on this machine: leave out --from, which is for original files.")
     path = prepared.path_of(name, root)
+    prepared.check_file(path)
     if _damage(name, root) is None and not any(root.glob(f"{path.name}.*.part")):
         return path
     with _lock(path, log):

@@ -29,7 +29,7 @@ import numpy as np
 
 from attn_cli.data.hdf5 import open_hdf5, plain
 from attn_cli.errors import Refused
-from attn_cli.files import expanded
+from attn_cli.files import expanded, kind_of
 
 FORMAT = 1
 SPLITS = ("train", "validation", "test")
@@ -189,8 +189,15 @@ def read(name: str, root: Path, *, verify: bool = True) -> Prepared:
     it, for a file that is damaged, was forged, or holds something else; FileNotFoundError if there is none.
     """
     path = path_of(name, root)
+    check_file(path)
     with _damage_named(path, "data.root", lambda: f"run `{rebuild_command(name, root)}` to rebuild it"):
         return _read(name, path, verify)
+
+
+def check_file(path: Path) -> None:
+    """Refuse a folder in the place of a prepared file."""
+    if kind_of(path, "data.root") == "folder":
+        raise Refused(f"{path} is a folder in the place of a prepared file: move it away.")
 
 
 def read_file(name: str, path: Path) -> Prepared:

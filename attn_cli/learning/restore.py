@@ -47,12 +47,12 @@ def restore(run: Run, checkpoint: str, device: torch.device, data: Any = None) -
         config = replace(config, data=data)
     path = run.checkpoint(checkpoint)
     state = checkpoints.load(path)["state_dict"]
-    opened = open_data(config.data).to(device)
+    opened = (open_own(run, config.data) if data is None else open_data(config.data)).to(device)
     info = opened.info
     _check_classes(run, config.data, info.class_names)
     if data is None and isinstance(config.data, schema.Folder):
         named = f"{pasted('run', run.path)} data={config.data.name} {pasted('data.path', config.data.path)}"
-        check_images(run, opened, f"name them as other images: `attn eval {named}`, and the run's other data settings")
+        check_images(run, opened, f"evaluate on them as other images: `attn eval {named}`, with its data settings")
     if data is not None and info.frames:
         config = replace(config, glimpses=replace(config.glimpses, count=info.frames))
     if data is not None and getattr(registry.load("model", config.model.name), "sized", False):
@@ -77,6 +77,25 @@ def restore(run: Run, checkpoint: str, device: torch.device, data: Any = None) -
             f"which was trained on data={run.config().data.name}: choose images like those, or train on these. {error}"
         ) from error
     return Restored(run, config, model.to(device).eval(), opened)
+
+
+def open_own(run: Run, config: Any) -> Data:
+    """The data of a run, whose data section is `config`; raises Refused, naming config.yaml where the data folder that
+    it names cannot be used: no command that begins with a run takes another one.
+    """
+    root = getattr(config, "root", None)
+    if root is None:
+        return open_data(config)
+    recorded = run.path / "config.yaml"
+    if kind_of(expanded(root, "data.root"), "data.root") != "folder":
+        raise Refused(
+            f"There is no folder {root}, where the data of {run.path} was prepared: put it back, or name another one "
+            f"as data.root in {recorded}."
+        )
+    try:
+        return open_data(config)
+    except Refused as error:
+        raise Refused(f"{str(error).removesuffix('.')} (data.root={root} comes from {recorded}).") from error
 
 
 def _check_classes(run: Run, data: Any, names: Sequence[str]) -> None:

@@ -41,9 +41,8 @@ def finish(folder: Path, ended: BaseException | None = None, new: bool = False) 
     if not jobs:
         broken = isinstance(ended, Exception)
         _discard_empty(folder, {"multirun.yaml", plan.NAME} if new and broken else {"multirun.yaml"})
-        if broken and not isinstance(ended, Refused):  # such as no Slurm on this machine
-            reason = f"{type(ended).__name__}: {ended}".splitlines()[0]
-            raise Refused(f"The sweep broke off before its first job: {reason}") from ended
+        if isinstance(ended, Exception) and not isinstance(ended, Refused):  # such as no Slurm on this machine
+            raise Refused(f"The sweep broke off before its first job: {_reason(ended)}") from ended
         raise ended or Refused("The sweep has no jobs.")
     sweep = plan.read(folder) if (folder / plan.NAME).is_file() else None
     rows = table_rows(jobs)
@@ -68,8 +67,7 @@ def finish(folder: Path, ended: BaseException | None = None, new: bool = False) 
     finished = sum(job["status"] == "finished" for job in jobs)
     total = len(jobs) if sweep is None else sweep.total
     if isinstance(ended, Exception):
-        reason = str(ended) if isinstance(ended, Refused) else f"{type(ended).__name__}: {ended}"
-        print(f"The sweep broke off: {reason}", file=sys.stderr)
+        print(f"The sweep broke off: {_reason(ended)}", file=sys.stderr)
     if finished < total:
         print(f"{total - finished} of {total} jobs did not finish; their status files tell why.", file=sys.stderr)
         if sweep is not None:
@@ -81,6 +79,11 @@ def finish(folder: Path, ended: BaseException | None = None, new: bool = False) 
     if isinstance(ended, SystemExit) and isinstance(ended.code, int) and ended.code:
         return ended.code
     return 1 if finished < total or ended else 0
+
+
+def _reason(ended: Exception) -> str:
+    """What broke a sweep off, in one line; that of a library may have many."""
+    return str(ended) if isinstance(ended, Refused) else f"{type(ended).__name__}: {ended}".splitlines()[0]
 
 
 def best_command(sweep: plan.Plan, jobs: Sequence[Job]) -> str | None:

@@ -208,6 +208,7 @@ def test_a_run_whose_own_images_have_changed_is_refused(attn):
     Image.new("L", (9, 9), 255).save(names[0] / "new.png")
     refused = attn("eval", code=1).stderr
     assert "have changed since it began" in refused and f"attn eval run={run.relative_to(attn.folder)}" in refused
+    assert "as other images" in attn("show", "images=1", code=1).stderr
     assert sorted(path.name for path in run.iterdir()) == before and (run / "status.json").read_text() == status
     assert "does not suit" in attn("eval", "data=digits", code=1).stderr
     changed = ("data=folder", "data.path=own")
@@ -218,6 +219,34 @@ def test_a_run_whose_own_images_have_changed_is_refused(attn):
     assert sorted(path.name for path in run.iterdir()) == before
     (names[0] / "new.png").unlink()
     attn("eval")
+
+
+def test_a_recorded_data_folder_that_is_gone_is_named(attn):
+    """No command that begins with a run takes another data folder, and none makes the data again where it was."""
+    attn("train", *attn.small, "data.root=first")
+    (run,) = attn.runs()
+    recorded = f"{run.name}/config.yaml"
+    (attn.folder / "first").rename(attn.folder / "second")
+    for command in (["eval"], ["mc-average", "max_samples=2"], ["show", "images=1"]):
+        refused = attn(*command, code=1).stderr
+        assert "There is no folder first" in refused and "as data.root in" in refused and recorded in refused
+    status = json.loads((run / "status.json").read_text())
+    (run / "status.json").write_text(json.dumps({**status, "status": "terminated"}))
+    assert recorded in attn("train", f"resume={run}", code=1).stderr
+    assert not (attn.folder / "first").exists()
+    config = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(config.replace("root: first", "root: second"))
+    attn("train", f"resume={run}")
+    attn("eval")
+
+
+def test_a_recorded_data_folder_that_cannot_be_used_is_named(attn):
+    attn("train", *attn.small, "data.root=first")
+    (run,) = attn.runs()
+    (attn.folder / "first" / "digits.h5").unlink()
+    (attn.folder / "first" / "digits.h5").mkdir()
+    refused = attn("eval", code=1).stderr
+    assert f"move it away (data.root=first comes from {run.relative_to(attn.folder)}/config.yaml)." in refused
 
 
 def test_a_stopped_run_does_not_go_on_with_other_images(attn):

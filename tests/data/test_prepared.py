@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 
 from attn_cli.data import prepared, writing
+from attn_cli.data.prepare import prepare
 from attn_cli.data.prepared import Prepared
 from attn_cli.errors import Refused
 
@@ -50,6 +52,16 @@ def test_round_trip(path: Path) -> None:
 def test_a_missing_file_is_no_damage(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         prepared.read("digits", tmp_path)
+
+
+def test_a_folder_in_the_place_of_the_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "digits.h5").mkdir()
+    said = "digits.h5 is a folder in the place of a prepared file: move it away."
+    log: list[str] = []
+    for use in (lambda: prepared.read("digits", tmp_path), lambda: prepare("digits", tmp_path, log=log.append)):
+        with pytest.raises(Refused, match=re.escape(said)):
+            use()
+    assert log == [] and list(tmp_path.iterdir()) == [tmp_path / "digits.h5"]
 
 
 def test_fuzz(path: Path) -> None:

@@ -25,7 +25,8 @@ def test_joblib_shares_the_processor_and_a_killed_job_is_resumable(work) -> None
     work.fates(s3="kill after the first")
     done = work.process("seed=1,2,3,4", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
     assert done.returncode == 1, done.stderr
-    assert "The sweep broke off: TerminatedWorkerError" in done.stderr
+    said = done.stderr[done.stderr.index("The sweep broke off: TerminatedWorkerError") :].splitlines()
+    assert "did not finish" in said[1]  # the library's own text has many lines
     share = max(1, CORES // 2)
     assert threads(work, 1) == f"{share} {share}"
     unfinished = {job["overrides"][0] for job in work.jobs() if job["status"] != "finished"}
