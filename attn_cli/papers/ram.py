@@ -90,6 +90,7 @@ TABLES = (
             _glimpses("2a", 4, 7, 7.1, 4.96, epochs=60),
             _glimpses("2a", 6, 41, 5.88, 4.08),
             _glimpses("2a", 8, 26, 5.23, 4.04, epochs=40),
+            Cell("8-glimpses-longer", "the same, for longer", Train("ram/table2a_8", cpu=70 * MINUTE)),
         ),
         versions=(ARXIV, NIPS),
     ),
