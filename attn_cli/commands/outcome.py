@@ -16,7 +16,7 @@ from attn_cli.learning.checkpoints import load
 from attn_cli.learning.guards import Stopped
 from attn_cli.learning.learner import Learner
 from attn_cli.learning.restore import load_model
-from attn_cli.runs import Run, commit, versions
+from attn_cli.runs import Run, versions
 
 REPEATS = 5  # seeds of the random first location in the final evaluation
 
@@ -55,7 +55,7 @@ def evaluated(folder: Run, config: schema.Config, data: Data, learner: Learner, 
         "devices": processes.size(),
         "threads": threads,
         "compiled": learner.compile_step,
-        "commit": commit(),
+        "commit": ", ".join(learner.commits) or None,
         "versions": versions(),
         "digests": {split: data.digest(split) for split in outcomes},
     }

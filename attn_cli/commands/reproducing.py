@@ -319,8 +319,8 @@ def _evaluate(step: Step, given: list[str]) -> Record | None:
 
 
 def short(commit: str | None) -> str:
-    """A commit by 7 of its digits; "-dirty" stays."""
-    return re.sub("(?<=^[0-9a-f]{7})[0-9a-f]+", "", commit or "")
+    """A commit, or several with commas between them, by 7 of its digits each; "-dirty" stays."""
+    return re.sub(r"\b([0-9a-f]{7})[0-9a-f]+", r"\1", commit or "")
 
 
 def hardware(device: str, threads: int, seconds: float) -> str:

@@ -41,6 +41,7 @@ from attn_cli.models.model import GlimpseModel
 from attn_cli.models.rollout import compact_rollout, draw_noise, play, rollout
 from attn_cli.models.soft_ram import SoftRAM
 from attn_cli.models.trace import Trace
+from attn_cli.runs import commit
 
 LOGGED = ("loss", "cross_entropy", "reinforce", "baseline", "reward", "error")
 
@@ -66,6 +67,7 @@ class Learner(pl.LightningModule):
         self.listeners = []  # called with the row of each finished epoch
         self.seconds = 0.0  # spent in training steps, over all attempts
         self.images = 0
+        self.commits = [own for own in (commit(),) if own]  # of the code that trained, over all attempts
         self.score: float | None = None  # what the best checkpoint has least of; None: not measured in this epoch
         self.register_buffer("totals", torch.zeros(len(LOGGED) + 1), persistent=False)  # the last one counts steps
         self._since = time.perf_counter()
@@ -214,12 +216,13 @@ class Learner(pl.LightningModule):
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps of the learner beside weights."""
         state = {"seconds": self.seconds, "images": self.images, "totals": self.totals.tolist()}
-        return {**state, "compiled": self.compile_step}
+        return {**state, "compiled": self.compile_step, "commits": self.commits}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         state = checkpoint["learner"]
         self.seconds, self.images = state["seconds"], state["images"]
         self.totals.copy_(torch.tensor(state["totals"]))
+        self.commits = list(dict.fromkeys([*state.get("commits", []), *self.commits]))  # older ones have none
 
     def price(self, found: Evaluation) -> float:
         """What the glimpses of a model that stops by itself cost, in points of the error, as in training; else 0."""

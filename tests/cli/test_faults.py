@@ -27,7 +27,7 @@ from PIL import Image
 
 from attn_cli.errors import Refused
 from attn_cli.files import locked
-from attn_cli.learning.checkpoints import load, newest_valid
+from attn_cli.learning.checkpoints import load, newest_valid, save
 from attn_cli.runs import Run
 
 STEPS = 40  # an epoch of 640 images
@@ -112,7 +112,7 @@ def assert_same_run(run: Path, whole: Path) -> None:
     for name in ("last.ckpt", "best.ckpt"):
         one, other = (load(folder / "checkpoints" / name) for folder in (run, whole))
         for checkpoint in (one, other):
-            del checkpoint["learner"]["seconds"]
+            del checkpoint["learner"]["seconds"], checkpoint["learner"]["commits"]  # this code may have been committed
         assert {"state_dict", "optimizer_states", "lr_schedulers", "attn"} <= set(one)
         assert differences(one, other) == []
     assert rows(run) == rows(whole)
@@ -249,6 +249,23 @@ def test_truncated_checkpoint_is_named_and_the_previous_one_taken(attn, whole):
     said = attn("train", f"resume={run}").stdout
     assert f"Passed over: {last}" in said and f"previous.ckpt (step {previous})" in said
     assert_same_run(run, whole)
+
+
+def test_a_run_that_goes_on_with_other_code_names_every_commit(attn, whole):
+    own = json.loads((whole / "result.json").read_text())["commit"]
+    for earlier, expected in ((["0a1b", "2c3d-dirty"], ["0a1b", "2c3d-dirty"]), (None, [])):
+        run = resumable_copy(whole, attn.folder)
+        last = run / "checkpoints" / "last.ckpt"
+        checkpoint = load(last)
+        if earlier is None:  # written before commits were kept
+            del checkpoint["learner"]["commits"]
+        else:
+            checkpoint["learner"]["commits"] = earlier
+        save(last, checkpoint)
+        attn("train", f"resume={run}")
+        commit = json.loads((run / "result.json").read_text())["commit"]
+        assert commit == (", ".join([*expected, *([own] if own else [])]) or None)
+        shutil.rmtree(run)
 
 
 def test_what_cannot_be_resumed_is_refused(attn, whole):

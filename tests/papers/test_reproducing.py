@@ -355,7 +355,12 @@ def test_the_record_of_a_run_says_what_its_result_says(monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize(
     "commit, shown",
-    [("0123456789abcdef" * 4, "0123456"), ("0123456789abcdef-dirty", "0123456-dirty"), (None, "")],
+    [
+        ("0123456789abcdef" * 4, "0123456"),
+        ("0123456789abcdef-dirty", "0123456-dirty"),
+        (None, ""),
+        ("0123456789abcdef-dirty, abcdef0123456789", "0123456-dirty, abcdef0"),
+    ],
 )
 def test_commits_are_recorded_short(commit: str | None, shown: str) -> None:
     assert reproducing.short(commit) == shown
