@@ -26,14 +26,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning_fabric.plugins import CheckpointIO
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from attn_cli.errors import Refused
 from attn_cli.files import replacing
-from attn_cli.learning.weights import check_weights
 
 FORMAT = "attn checkpoint 1"
 LARGEST_HEADER = 8 << 20  # bytes; a model of ten thousand tensors needs about 2 MB
@@ -298,7 +296,7 @@ def newest_valid(folder: str | Path, log: Callable[[str], None] = print) -> Path
     reasons = []
     for path in paths:
         try:
-            found.append((_training_state(path)["global_step"], path))
+            found.append((training_state(path)["global_step"], path))
         except Refused as refused:
             reasons.append(str(refused))
     if not found:
@@ -311,7 +309,7 @@ def newest_valid(folder: str | Path, log: Callable[[str], None] = print) -> Path
     return newest
 
 
-def _training_state(path: str | Path) -> dict[str, Any]:
+def training_state(path: str | Path) -> dict[str, Any]:
     """A checkpoint that training can go on from; raises Refused."""
     checkpoint = load(path)
     wrong = [f"it lacks {key}" for key in TRAINING_KEYS if key not in checkpoint]
@@ -321,31 +319,6 @@ def _training_state(path: str | Path) -> dict[str, Any]:
     if wrong:
         raise Refused(f"{path} is no checkpoint to continue from ({wrong[0]}): use another one of the run.")
     return checkpoint
-
-
-class VerifiedCheckpointIO(CheckpointIO):
-    """Lightning's reads and writes of checkpoints through `save` and `load`.
-
-    With `module`, a checkpoint whose weights are not exactly of its keys, shapes and dtypes is refused before Lightning
-    copies any of them. `storage_options={"keep_as": path}` keeps the file that was there before.
-    """
-
-    def __init__(self, module: nn.Module | None = None):
-        self.module = module
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        save(path, checkpoint, **(storage_options or {}))
-
-    def load_checkpoint(
-        self, path: Any, map_location: Any | None = None, weights_only: bool | None = None
-    ) -> dict[str, Any]:
-        checkpoint = _training_state(path)
-        if self.module is not None:
-            check_weights(self.module, checkpoint["state_dict"], path)
-        return checkpoint
-
-    def remove_checkpoint(self, path: Any) -> None:
-        Path(path).unlink(missing_ok=True)
 
 
 def is_better(value: float | None, best: float | None) -> bool:

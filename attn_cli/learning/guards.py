@@ -1,4 +1,5 @@
-"""Lightning callbacks that keep a run sound: finite numbers, checkpoints at step boundaries, orderly ends on signals.
+"""What keeps a run of Lightning sound: finite numbers, checkpoints at step boundaries that are verified when they are
+read, orderly ends on signals.
 
 Give them to the trainer in this order, with `VerifiedCheckpointIO(module)` as a plugin:
 
@@ -24,14 +25,15 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, Checkpoint
-from torch import Tensor
+from pytorch_lightning.plugins import CheckpointIO
+from torch import Tensor, nn
 
 from attn_cli import processes
 from attn_cli.errors import Refused
-from attn_cli.learning.checkpoints import is_better, load
+from attn_cli.learning.checkpoints import is_better, load, save, training_state
 from attn_cli.learning.loader import EpochBatches
 from attn_cli.learning.random_states import random_states, restore_random_states
-from attn_cli.learning.weights import check_optimizers
+from attn_cli.learning.weights import check_optimizers, check_weights
 from attn_cli.runs import Run
 
 ASK_EVERY = 16  # steps between two questions to the other processes; each question waits for all of them
@@ -171,6 +173,31 @@ def _not_finite(step: int, loss: float, total: float, names: list[str], norms: l
     return Refused(
         f"{what}: training stopped before it, checkpoints written so far are kept; try a lower optimizer.lr."
     )
+
+
+class VerifiedCheckpointIO(CheckpointIO):
+    """Lightning's reads and writes of checkpoints through `save` and `load`.
+
+    With `module`, a checkpoint whose weights are not exactly of its keys, shapes and dtypes is refused before Lightning
+    copies any of them. `storage_options={"keep_as": path}` keeps the file that was there before.
+    """
+
+    def __init__(self, module: nn.Module | None = None):
+        self.module = module
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        save(path, checkpoint, **(storage_options or {}))
+
+    def load_checkpoint(
+        self, path: Any, map_location: Any | None = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        checkpoint = training_state(path)
+        if self.module is not None:
+            check_weights(self.module, checkpoint["state_dict"], path)
+        return checkpoint
+
+    def remove_checkpoint(self, path: Any) -> None:
+        Path(path).unlink(missing_ok=True)
 
 
 class Checkpoints(Checkpoint):

@@ -24,8 +24,8 @@ from attn_cli.data.splits import Data
 from attn_cli.devices import choose_device
 from attn_cli.errors import Refused
 from attn_cli.learning.batch_norm import normalise_together
-from attn_cli.learning.checkpoints import VerifiedCheckpointIO
 from attn_cli.learning.compiling import compiler_found
+from attn_cli.learning.guards import VerifiedCheckpointIO
 from attn_cli.learning.learner import DramLearner, GameLearner, Learner, RamLearner, SoftRamLearner, SupervisedLearner
 from attn_cli.learning.restore import starting_weights
 from attn_cli.models.build import build_model

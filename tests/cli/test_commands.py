@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 from PIL import Image
@@ -12,6 +14,17 @@ from PIL import Image
 from attn_cli.commands import evaluate, file_names, mc_average
 from attn_cli.config.command_sections import Evaluate, McAverage
 from attn_cli.errors import Refused
+
+
+def test_what_looks_at_a_run_does_without_lightning():
+    """To import it takes longer than most evaluations."""
+    modules = ("evaluate", "mc_average", "combine", "show", "attend", "cost")
+    code = f"""import importlib, sys
+for name in {modules}:
+    importlib.import_module("attn_cli.commands." + name)
+sys.exit(", ".join({{"pytorch_lightning", "lightning_fabric", "torch._dynamo"}} & set(sys.modules)) or None)"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_train_leaves_a_complete_run_folder(trained):

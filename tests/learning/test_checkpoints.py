@@ -29,7 +29,8 @@ from torch.utils.data import DataLoader
 
 from attn_cli.errors import Refused
 from attn_cli.learning import checkpoints
-from attn_cli.learning.checkpoints import VerifiedCheckpointIO, is_better, load, newest_valid, save
+from attn_cli.learning.checkpoints import is_better, load, newest_valid, save
+from attn_cli.learning.guards import VerifiedCheckpointIO
 from attn_cli.learning.weights import check_optimizers, load_weights
 
 

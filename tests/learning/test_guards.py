@@ -20,12 +20,13 @@ from torch import Tensor, nn
 
 from attn_cli.devices import explain_oom
 from attn_cli.errors import Refused
-from attn_cli.learning.checkpoints import VerifiedCheckpointIO, load, save
+from attn_cli.learning.checkpoints import load, save
 from attn_cli.learning.guards import (
     Checkpoints,
     FiniteGuard,
     SignalGuard,
     Stopped,
+    VerifiedCheckpointIO,
     random_states,
     restore_random_states,
 )

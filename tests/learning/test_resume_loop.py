@@ -27,8 +27,8 @@ import torch
 from torch import Tensor, nn
 
 from attn_cli.errors import Refused
-from attn_cli.learning.checkpoints import VerifiedCheckpointIO, load, newest_valid, save
-from attn_cli.learning.guards import Checkpoints, FiniteGuard, SignalGuard, Stopped
+from attn_cli.learning.checkpoints import load, newest_valid, save
+from attn_cli.learning.guards import Checkpoints, FiniteGuard, SignalGuard, Stopped, VerifiedCheckpointIO
 from attn_cli.learning.loader import EpochBatches
 
 STEPS, EPOCHS, BATCH = 5, 3, 4
