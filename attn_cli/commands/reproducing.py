@@ -20,6 +20,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -156,7 +157,12 @@ def regions(step: Step, run: Path) -> Path:
 
 
 def composed(command: str, given: Sequence[str]) -> Any:
-    """The configuration of a command as its dataclass."""
+    """The configuration of a command as its dataclass. Each is composed once: Hydra takes its time."""
+    return _composed(command, tuple(given))
+
+
+@cache
+def _composed(command: str, given: tuple[str, ...]) -> Any:
     plugin_source.register()
     known = entry.HYDRA_COMMANDS[command]
     with initialize_config_dir(str(entry.conf_folder()), version_base="1.3"):

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from attn_cli.commands import entry
-from attn_cli.commands.reproducing import RECIPE, composed
+from attn_cli.commands.reproducing import RECIPE, Step, check_alike, composed
 from attn_cli.config.hydra_errors import choices
 from attn_cli.errors import Refused
 from attn_cli.papers import stand_ins
@@ -73,11 +73,13 @@ def test_what_a_cell_refers_to_gives_it_what_it_needs(table: Table, cell: Cell) 
 
 @pytest.mark.parametrize(("table", "cell"), CELLS, ids=NAMES)
 def test_the_command_of_a_cell_composes(table: Table, cell: Cell) -> None:
+    """And its packaged records were trained as long as it is now."""
     how = cell.how
     if isinstance(how, Train):
         start = [] if how.start is None else [f"{how.by}=RUN"]
         config = composed("train", [f"experiment={how.experiment}", *RECIPE, *how.overrides, *start])
         assert (config.experiment, config.trainer.threads) == (how.experiment, 1)
+        check_alike(Step(table, cell, 1))
     elif isinstance(how, Evaluate):
         composed("eval", ["run=RUN", *how.overrides])
     elif isinstance(how, Combine):

@@ -112,12 +112,6 @@ def test_seeds_that_were_trained_for_longer_are_not_averaged_with_others() -> No
     assert names(plan(TOY, [CELLS["short"]], seeds=1)) == []
 
 
-def test_packaged_records_were_trained_as_long_as_their_cells_are_now() -> None:
-    for table in index.TABLES.values():
-        for cell in table.cells:
-            check_alike(Step(table, cell, 1))
-
-
 def test_the_same_cell_of_another_table_is_run_there() -> None:
     assert plan(OTHER, OTHER.cells, seeds=1) == [step("short")]
 
