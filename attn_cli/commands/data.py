@@ -16,6 +16,7 @@ from attn_cli.config import registry, schema
 from attn_cli.config.arguments import Parser
 from attn_cli.config.fields import build
 from attn_cli.data import hdf5, prepared
+from attn_cli.data.pair_labels import class_names
 from attn_cli.errors import Refused, nearest
 from attn_cli.files import expanded, kind_of
 from attn_cli.pictures.tables import show
@@ -100,8 +101,6 @@ def _size(config: Any) -> str:
 
 def _classes(config: Any) -> str:
     if isinstance(config, schema.Pairs):
-        from attn_cli.data.pairs import class_names
-
         return str(len(class_names(config.label)))
     return "200" if isinstance(config, schema.Cub200) else "10"
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from attn_cli.config import registry, schema
-from attn_cli.data import house_numbers, pairs, prepared, scaled, sequences, tracks
+from attn_cli.data import house_numbers, pair_labels, pairs, prepared, scaled, sequences, tracks
 from attn_cli.data.games import Games
 from attn_cli.data.layouts import LONGEST
 from attn_cli.data.photos import Birds, Svhn, mirrored, shifted
@@ -313,9 +313,9 @@ def _pairs(config: schema.Pairs, source: prepared.Prepared) -> Composed:
         split: pairs.Pairs(geometry, config.overlap, config.label, config.warp if split == "train" else 0.0, *pool)
         for split, pool in pools.items()
     }
-    names = pairs.class_names(config.label)
+    names = pair_labels.class_names(config.label)
     counts = {split: len(labels) for split, (_, labels) in pools.items()}
-    size, length = (config.height, config.width), pairs.length(config.label)
+    size, length = (config.height, config.width), pair_labels.length(config.label)
     info = DataInfo(config.name, 1, *size, len(names), names, background=0, **counts, length=length)
     # The label is not part of the name: sums are the pairs' scenes without pieces.
     sizes = (*size, config.pieces, config.piece_size, repr(config.overlap))

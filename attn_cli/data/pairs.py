@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from attn_cli.data.keys import draws
+from attn_cli.data.pair_labels import class_table, length
 from attn_cli.data.scenes import Geometry, Layout, clutter, piece_bounds, place
 from attn_cli.data.scenes import misfit as single_misfit
 from attn_cli.data.warps import warped
@@ -146,29 +147,6 @@ def from_left_to_right(first: Tensor, other: Tensor, where: PairLayout) -> Tenso
     swapped = send(ahead, first.device)
     left, right = torch.where(swapped, other, first), torch.where(swapped, first, other)
     return torch.stack([left, right, torch.full_like(left, 10)], 1)
-
-
-def class_table(label: str) -> np.ndarray:
-    """int64 (10, 10): the class of two digits, in either order."""
-    first, second = np.meshgrid(np.arange(10), np.arange(10), indexing="ij")
-    if label == "sum":
-        return first + second
-    low, high = np.minimum(first, second), np.maximum(first, second)
-    return low * (21 - low) // 2 + high - low  # the pairs before low low, then those before low high
-
-
-def length(label: str) -> int:
-    """How many digits the label of a scene names one by one; 0 where it is one class."""
-    return 2 if label == "sequence" else 0
-
-
-def class_names(label: str) -> tuple[str, ...]:
-    """ "0 0", "0 1" … "9 9", or "0" … "18", or of the digits in a sequence "0" … "9"."""
-    if label == "sequence":
-        return tuple(str(digit) for digit in range(10))
-    if label == "sum":
-        return tuple(str(total) for total in range(19))
-    return tuple(f"{low} {high}" for low in range(10) for high in range(low, 10))
 
 
 def misfit(geometry: Geometry, digit: Sequence[int], overlap: float) -> str | None:

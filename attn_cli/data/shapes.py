@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from attn_cli.config import schema
-from attn_cli.data import house_numbers, pairs
+from attn_cli.data import house_numbers, pair_labels
 from attn_cli.data.batches import open_data
 from attn_cli.data.layouts import LONGEST, mean_length
 from attn_cli.data.splits import DataInfo
@@ -24,7 +24,7 @@ def shape_of(config: Any) -> DataInfo:
     channels, classes, background, length = 1, DIGITS, 0, 0
     frames = config.frames if isinstance(config, schema.Tracks) else 0
     if isinstance(config, schema.Pairs):
-        classes, length = len(pairs.class_names(config.label)), pairs.length(config.label)
+        classes, length = len(pair_labels.class_names(config.label)), pair_labels.length(config.label)
     elif isinstance(config, schema.HouseNumbers):
         channels, background, length = 1 if config.grey else 3, house_numbers.BACKGROUND, LONGEST
     elif isinstance(config, schema.Sequences):
@@ -48,5 +48,5 @@ def usual_length(config: Any) -> float | None:
     image.
     """
     if isinstance(config, schema.Pairs):
-        return pairs.length(config.label) or None
+        return pair_labels.length(config.label) or None
     return mean_length() if isinstance(config, (schema.Sequences, schema.Svhn)) else None

@@ -35,6 +35,12 @@ def test_list_as_a_command(digit_root: Path) -> None:
     assert "yours" in rows["folder"] and str(digit_root) in done.stdout
 
 
+def test_list_does_not_wait_for_torch(digit_root: Path) -> None:
+    code = f"import sys; from attn_cli.commands.data import main; main(['list', '--root', {str(digit_root)!r}])"
+    end = "; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code + end], stdout=subprocess.DEVNULL).returncode == 0
+
+
 def test_refused_as_a_command(tmp_path: Path) -> None:
     done = attn("info", "cluttered_mist", root=tmp_path)
     assert done.returncode == 1 and done.stdout == ""

@@ -15,7 +15,7 @@ import torch
 from attn_cli.commands.data import config_of
 from attn_cli.config import registry
 from attn_cli.config.schema import Pairs
-from attn_cli.data import pairs, prepared, writing
+from attn_cli.data import pair_labels, pairs, prepared, writing
 from attn_cli.data.batches import Composed, open_data
 from attn_cli.data.keys import draws
 from attn_cli.data.pairs import PairLayout, Places, layout, render
@@ -137,7 +137,7 @@ def test_pools_of_one_and_two(n: int) -> None:
 
 @pytest.mark.parametrize("label", ["pair", "sum"])
 def test_classes_are_right(label: str) -> None:
-    table, names = pairs.class_table(label), pairs.class_names(label)
+    table, names = pair_labels.class_table(label), pair_labels.class_names(label)
     assert len(names) == {"pair": 55, "sum": 19}[label] == len(set(names)) == len(np.unique(table))
     for first, second in itertools.product(range(10), range(10)):
         expected = f"{min(first, second)} {max(first, second)}" if label == "pair" else str(first + second)

@@ -16,7 +16,7 @@ from attn_cli.commands.reproducing import composed
 from attn_cli.config import schema
 from attn_cli.config.hydra_errors import choices
 from attn_cli.data.games import Games
-from attn_cli.data.pairs import class_names
+from attn_cli.data.pair_labels import class_names
 from attn_cli.data.splits import DataInfo
 from attn_cli.learning.training import make_learner
 

@@ -19,7 +19,7 @@ import pytest
 
 from attn_cli import runs
 from attn_cli.commands import reproducing
-from attn_cli.commands.reproducing import Step, check_alike, composed, expected, newest, plan, product, run_all, words
+from attn_cli.commands.reproducing import Step, composed, expected, newest, plan, product, run_all, words
 from attn_cli.errors import Refused
 from attn_cli.papers import index, records, report
 from attn_cli.papers.cells import Absent, Attend, Cell, Combine, Evaluate, Same, Table, Train
