@@ -213,7 +213,7 @@ def sweep_folder(command: HydraCommand, overrides: Sequence[str]) -> Path:
             if not isinstance(value, str):
                 raise Refused("outputs must be one folder in a sweep.")
             outputs = value
-    return Path(outputs) / "sweeps" / f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+    return Path(outputs) / "sweeps" / f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(4)}"
 
 
 @contextmanager

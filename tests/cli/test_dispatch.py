@@ -339,7 +339,7 @@ def test_a_job_killed_in_a_worker_is_named(folder: Path) -> None:
 
 def test_sweeps_started_together_have_their_own_folders(folder: Path) -> None:
     command = entry.HYDRA_COMMANDS["train"]
-    assert len({entry.sweep_folder(command, ()) for _ in range(20)}) == 20
+    assert len({entry.sweep_folder(command, ()) for _ in range(500)}) == 500
     assert entry.sweep_folder(command, ("outputs='my runs'",)).parent == Path("my runs/sweeps")
 
 
