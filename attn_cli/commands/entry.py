@@ -97,6 +97,7 @@ def sweep(
         folder = sweep_folder(command, overrides)
     else:
         folder, recorded = resumed, plan.read(resumed)
+        plan.check_command(resumed, recorded, command.name)
         plan.check_working_folder(resumed)
         flags, overrides = flags or recorded.flags, plan.continued(recorded, overrides)
     task.words = (flags, tuple(overrides))

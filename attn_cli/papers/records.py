@@ -23,7 +23,7 @@ from attn_cli.config.fields import build
 from attn_cli.errors import Refused
 from attn_cli.files import locked, write_atomically
 from attn_cli.inference.intervals import wilson
-from attn_cli.papers.cells import Table
+from attn_cli.papers.cells import ERROR, Table
 
 OUTPUTS = Path("outputs") / "reproduce"  # in the current folder
 PACKAGED = Path(attn_cli.__file__).resolve().parent / "papers" / "measured"
@@ -156,8 +156,8 @@ def _read(path: Path, table: Table) -> dict[str, list[Record]]:
         return {}
     remedy = f"restore {path}, or correct it"
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        values = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once)
+    except (OSError, ValueError, RecursionError) as error:
         raise Refused(f"{path} is not readable as JSON ({error}): restore it.") from error
     if not isinstance(values, dict) or not all(isinstance(records, list) for records in values.values()):
         raise Refused(f"{path} must map the cells of {table.name} to lists of records: {remedy}.")
@@ -165,12 +165,26 @@ def _read(path: Path, table: Table) -> dict[str, list[Record]]:
     if unknown:
         raise Refused(f"{path} has records of {unknown[0]}, which is not a cell of {table.name}: {remedy}.")
     try:
-        return {cell: [_record(record, cell) for record in records] for cell, records in values.items()}
+        found = {cell: [_record(record, cell, table.unit) for record in records] for cell, records in values.items()}
     except Refused as error:
         raise Refused(f"{path}: {error}") from error
+    for cell, records in found.items():
+        drawn = [seed for record in records for seed in record.seeds]
+        if twice := sorted({seed for seed in drawn if drawn.count(seed) > 1}):
+            raise Refused(f"{path} has two records of seed {twice[0]} of {cell}: {remedy}.")
+    return found
 
 
-def _record(values: Any, cell: str) -> Record:
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; of a key that stands there twice the library takes the last without a word."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)} stands there twice")
+    return values
+
+
+def _record(values: Any, cell: str, unit: str) -> Record:
     if not isinstance(values, dict) or not {"seeds", "value"} <= values.keys():
         raise Refused(f"a record of {cell} needs seeds and value, not {values!r}.")
     record = build(Record, values, cell)
@@ -178,6 +192,17 @@ def _record(values: Any, cell: str) -> Record:
         numbers = getattr(record, name)
         if numbers is not None and len(numbers) != length:
             raise Refused(f"{cell}.{name} must be {length} numbers, not {list(numbers)}.")
+    highest = 100 if unit == ERROR else math.inf
+    for name in ("value", "validation"):
+        number = getattr(record, name)
+        if number is not None and not 0 <= number <= highest:
+            raise Refused(f"{cell}.{name}={number} cannot be a {unit}.")
+    if record.interval is not None and not record.interval[0] <= record.interval[1]:
+        raise Refused(f"{cell}.interval must be two numbers that rise, not {list(record.interval)}.")
+    if record.images is not None and record.images < 1 or any(seed < 0 for seed in record.seeds):
+        raise Refused(f"{cell}: images must be above 0, and no seed below it.")
+    if any(mark in text for text in (record.hardware, record.commit, record.note) for mark in "|\n"):
+        raise Refused(f"{cell}: hardware, commit and note go into one cell of a table, without | and line ends.")
     return record
 
 

@@ -204,14 +204,21 @@ def read_jobs(folder: Path) -> list[Job]:
 def read_job(path: Path) -> Job:
     try:
         job = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise Refused(f"{path} cannot be read ({error}); delete it to run this job anew.") from error
-    needed = {"job", "overrides", "status"}
-    if isinstance(job, dict) and job.get("status") == "running":
-        needed |= {"pid", "started"}
-    if not isinstance(job, dict) or not needed <= job.keys():
+    if not isinstance(job, dict) or not _whole(job):
         raise Refused(f"{path} is not a status file of a sweep; delete it to run this job anew.")
     return job
+
+
+def _whole(job: Job) -> bool:
+    return (
+        type(job.get("job")) is int
+        and plan.are_words(job.get("overrides"))
+        and job.get("status") in STATUSES
+        and (job["status"] != "running" or plan.has_process(job))
+        and isinstance(job.get("result"), dict | None)
+    )
 
 
 def name_killed(folder: Path) -> None:

@@ -18,7 +18,7 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -102,6 +102,12 @@ def check_stopped(folder: Path) -> None:
                 )
 
 
+def check_command(folder: Path, recorded: Plan, command: str) -> None:
+    """Raises Refused if the sweep is one of another command."""
+    if recorded.command != command:
+        raise Refused(f"{folder} is a sweep of attn {recorded.command}, not of attn {command}.")
+
+
 def check_working_folder(folder: Path) -> None:
     """Raises Refused if relative paths of the sweep, such as those of its run folders, mean other folders here."""
     begun = (folder.resolve() / _read(folder).get("from", Path.cwd())).resolve()  # older sweeps do not say
@@ -144,8 +150,7 @@ def _runs(record: dict[str, Any]) -> bool | None:
 
 
 def _same(folder: Path, recorded: Plan, plan: Plan) -> Plan:
-    if recorded.command != plan.command:
-        raise Refused(f"{folder} is a sweep of attn {recorded.command}, not of attn {plan.command}.")
+    check_command(folder, recorded, plan.command)
     if recorded.sweeper != plan.sweeper:
         raise Refused(f"{folder} was begun with hydra/sweeper={recorded.sweeper}, not {plan.sweeper}.")
     theirs, ours = _contents(recorded), _contents(plan)
@@ -168,6 +173,31 @@ def _shown(names: Counter[str]) -> str:
     return "; ".join(found[:SHOWN]) + more
 
 
+def has_process(values: dict[str, Any]) -> bool:
+    """Whether a record tells which process wrote it, and when, as running ones must."""
+    try:
+        datetime.fromisoformat(values["started"])
+    except (KeyError, TypeError, ValueError):
+        return False
+    return type(values.get("pid")) is int and isinstance(values.get("host"), str | None)
+
+
+def are_words(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(word, str) for word in value)
+
+
+def _whole(values: dict[str, Any]) -> bool:
+    return (
+        all(isinstance(values.get(name), str) for name in ("command", "sweeper"))
+        and all(are_words(values.get(name)) for name in ("flags", "overrides", "space"))
+        and isinstance(values.get("jobs"), list)
+        and all(map(are_words, values["jobs"]))
+        and type(values.get("total")) is int
+        and isinstance(values.get("from", ""), str)
+        and has_process(values)
+    )
+
+
 def _read(folder: Path) -> dict[str, Any]:
     path = folder / NAME
     if files.kind_of(folder, KEY) != "folder":
@@ -178,9 +208,8 @@ def _read(folder: Path) -> dict[str, Any]:
         raise Refused(f"{folder} is not the folder of a sweep that can be resumed: it has no {NAME}.")
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        names = {field.name for field in fields(Plan)} | {"pid", "host", "started"}
-        whole = isinstance(values, dict) and (values.get("format") != FORMAT or names <= values.keys())
-    except (OSError, ValueError) as error:
+        whole = isinstance(values, dict) and (values.get("format") != FORMAT or _whole(values))
+    except (OSError, ValueError, RecursionError) as error:
         raise Refused(f"{path} cannot be read ({error}): restore it or start a new sweep.") from error
     if not whole:
         raise Refused(f"{path} is not the plan of a sweep: restore it or start a new sweep.")

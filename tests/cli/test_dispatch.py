@@ -347,9 +347,23 @@ def test_a_damaged_status_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "job-000.json").write_text('{"job": 0')
     with pytest.raises(Refused, match="job-000.json cannot be read"):
         read_jobs(tmp_path)
-    (tmp_path / "job-000.json").write_text(json.dumps([1]))
-    with pytest.raises(Refused, match="job-000.json is not a status file"):
-        read_jobs(tmp_path)
+    whole = {"job": 0, "overrides": ["seed=1"], "status": "finished"}
+    now = {"status": "running", "pid": 1, "started": "2026-01-01T00:00:00+00:00"}
+    for right in (whole, whole | now, whole | {"result": None}):
+        (tmp_path / "job-000.json").write_text(json.dumps(right))
+        assert read_jobs(tmp_path) == [right]
+    wrong = [
+        {"job": "x"},
+        {"overrides": "seed=1"},
+        {"status": "bogus"},
+        {"result": 5},
+        now | {"pid": None},
+        now | {"started": 3},
+    ]
+    for content in ([1], *(whole | change for change in wrong)):
+        (tmp_path / "job-000.json").write_text(json.dumps(content))
+        with pytest.raises(Refused, match="job-000.json is not a status file"):
+            read_jobs(tmp_path)
 
 
 def test_a_signal_while_python_shuts_down_prints_nothing():

@@ -129,14 +129,25 @@ def test_a_record_survives_writing_and_reading(here: Path) -> None:
         ('{"a": [{"seeds": [1], "value": "low"}]}', "a.value must be a number"),
         ('{"a": [{"seeds": [1], "value": 1, "interval": [1]}]}', "a.interval must be 2 numbers"),
         ('{"a": [{"seeds": [1], "value": 1, "valu": 1}]}', "a.valu is not a known key"),
+        ("[" * 100_000, "not readable as JSON"),
+        ('{"a": [], "b": [], "a": []}', "a stands there twice"),
+        ('{"a": [{"seeds": [1], "value": 1, "value": 2}]}', "value stands there twice"),
+        ('{"a": [{"seeds": [1, 3], "value": 1}, {"seeds": [3], "value": 2}]}', "two records of seed 3 of a"),
+        ('{"a": [{"seeds": [1], "value": 408}]}', "a.value=408.* cannot be a test error in %"),
+        ('{"a": [{"seeds": [1], "value": 4, "validation": -5}]}', "a.validation=-5.* cannot be"),
+        ('{"a": [{"seeds": [1], "value": 4, "interval": [5, 3]}]}', "a.interval must be two numbers that rise"),
+        ('{"a": [{"seeds": [1], "value": 4, "images": 0}]}', "images must be above 0"),
+        ('{"a": [{"seeds": [-2], "value": 4}]}', "no seed below it"),
+        ('{"a": [{"seeds": [1], "value": 4, "hardware": "a|b"}]}', "without | and line ends"),
     ],
 )
 def test_a_damaged_file_is_named(here: Path, text: str, says: str) -> None:
     path = here / "outputs" / "reproduce" / "measured" / "toy-1.json"
     path.parent.mkdir(parents=True)
     path.write_text(text)
-    with pytest.raises(Refused, match="toy-1.json.*" + says):
+    with pytest.raises(Refused, match="toy-1.json.*" + says) as refused:
         load(TOY)
+    assert "\n" not in str(refused.value)
 
 
 def test_packaged_intervals_are_those_of_their_errors() -> None:

@@ -384,8 +384,22 @@ def test_a_plan_of_another_version_or_damaged(work, capsys, content: str, messag
     assert message in error and error.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"jobs": 5}, {"jobs": ["seed=1"]}, {"total": "many"}, {"flags": None}, {"pid": "1"}, {"started": "today"}],
+)
+def test_a_plan_of_other_types_is_refused(work, capsys, change: dict[str, object]) -> None:
+    assert work("seed=1") == 0
+    path = work.sweep() / "sweep.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    capsys.readouterr()
+    assert work(f"resume_sweep={work.sweep()}") == 1
+    error = capsys.readouterr().err
+    assert "is not the plan of a sweep" in error and error.count("\n") == 1
+
+
 def test_another_command_is_refused(work, capsys) -> None:
-    assert work("seed=1,2") == 0
+    assert work("seed=1,2", "data.train_limit=640") == 0  # which only attn train has
     assert cli.main(["eval", "-m", f"resume_sweep={work.sweep()}"]) == 1
     assert "is a sweep of attn train, not of attn eval" in capsys.readouterr().err
 
