@@ -150,7 +150,6 @@ def _runs(record: dict[str, Any]) -> bool | None:
 
 
 def _same(folder: Path, recorded: Plan, plan: Plan) -> Plan:
-    check_command(folder, recorded, plan.command)
     if recorded.sweeper != plan.sweeper:
         raise Refused(f"{folder} was begun with hydra/sweeper={recorded.sweeper}, not {plan.sweeper}.")
     theirs, ours = _contents(recorded), _contents(plan)

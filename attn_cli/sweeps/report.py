@@ -39,10 +39,10 @@ def finish(folder: Path, ended: BaseException | None = None, new: bool = False) 
     name_killed(folder)
     jobs = read_jobs(folder)
     if not jobs:
-        broken = isinstance(ended, Exception)
+        broken = ended if isinstance(ended, Exception) else None
         _discard_empty(folder, {"multirun.yaml", plan.NAME} if new and broken else {"multirun.yaml"})
-        if isinstance(ended, Exception) and not isinstance(ended, Refused):  # such as no Slurm on this machine
-            raise Refused(f"The sweep broke off before its first job: {_reason(ended)}") from ended
+        if broken and not isinstance(broken, Refused):  # such as no Slurm on this machine
+            raise Refused(f"The sweep broke off before its first job: {_reason(broken)}") from broken
         raise ended or Refused("The sweep has no jobs.")
     sweep = plan.read(folder) if (folder / plan.NAME).is_file() else None
     rows = table_rows(jobs)
